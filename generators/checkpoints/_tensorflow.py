@@ -50,8 +50,7 @@ def read_tensorflow(root: Any, source: str, limit: int) -> tuple[str, dict[str, 
         key, convert = _translate(name)
         if key not in variables:
             raise CheckpointError(f"{source}: variable {key} ({name} in PyTorch) is missing; the file is incomplete.")
-        array = np.ascontiguousarray(convert(variables[key]), dtype=np.float32)
-        state[name] = torch.from_numpy(array.copy())
+        state[name] = torch.from_numpy(np.array(convert(variables[key]), dtype=np.float32, order="C"))
     return STYLEGAN2, config, state
 
 
