@@ -71,7 +71,7 @@ BUFFERS = ("w_avg", "noise_const", "resample_filter")
 
 
 def persistent_generator(state: dict[str, torch.Tensor], config: dict[str, Any], **init: Any) -> Persistent:
-    """A Generator with these ADA-named weights; `config` has StyleGAN2Config's fields, `init` replaces `_init_kwargs`."""
+    """A Generator with these ADA-named weights; `config` as StyleGAN2Config, `init` overrides its `_init_kwargs`."""
     modules: dict[str, Persistent] = {}
     paths = sorted({path for name in state for path in _parents(name)}, key=lambda path: path.count("."))
     for path in paths:

@@ -52,15 +52,15 @@ class Storage:
 
 def read_storage(data: Any, source: str, budget: Budget) -> Storage:
     """The one storage in the legacy `torch.save` file `data`."""
-    if type(data) is not bytes:
-        raise UnsafePickleError("a storage is not bytes")
+    if type(data) is not bytes or data[:1] != b"\x80":
+        raise UnsafePickleError("a tensor's storage is not in the layout that pickling a tensor writes")
     file = io.BytesIO(data)
 
     def load(persistent: Any = None) -> Any:
         return RestrictedUnpickler(file, source, TABLE, persistent).load()
 
     if load() != MAGIC or load() != PROTOCOL:
-        raise UnsafePickleError("a tensor's storage is not in the layout that pickling a tensor writes")
+        raise UnsafePickleError("a tensor's storage lacks the magic number and protocol of the legacy torch.save")
     system = load()
     if type(system) is not dict or system.get("little_endian") is not True:
         raise UnsafePickleError("a tensor's storage is not little-endian")

@@ -5,7 +5,7 @@ This machine has an allow-list for a library. A global is an exact (module, name
 functions (`Standin`); an attribute path such as `OrderedDict.fromkeys.__self__` is simply not in the table. Only a
 stand-in can be called (REDUCE) or instantiated (NEWOBJ); BUILD hands a state to a `Buildable` of ours and never touches
 an attribute. Opcodes no checkpoint uses (INST, OBJ, EXT, persistent ids, the text opcodes of protocols 0 and 1) are
-refused. Decoding the opcodes is `pickletools.genops`, which executes nothing.
+refused. Their arguments are decoded by the readers of `pickletools`, which execute nothing.
 
 Values are exact builtins, dict keys are flat, nesting costs no recursion, and what the stand-ins materialise is paid
 for from a `Budget` in proportion to the file, so a small file cannot ask for a large memory.
@@ -64,6 +64,12 @@ VALUES = frozenset(
     "BYTEARRAY8 SHORT_BINUNICODE BINUNICODE BINUNICODE8".split()
 )
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+OTHERS = frozenset(
+    "STOP PROTO FRAME MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET MARK POP POP_MARK TUPLE FROZENSET APPEND APPENDS "
+    "SETITEM SETITEMS ADDITEMS GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID".split()
+)
+NAMES = VALUES | OTHERS | set(CONSTANTS) | set(EMPTIES) | set(TUPLES)
+OPCODES = {code.code.encode("latin1"): (code.name, code.arg) for code in pickletools.opcodes if code.name in NAMES}
 DAMAGE = (AttributeError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RecursionError, RuntimeError,
           TypeError, UnicodeError, ValueError)  # fmt: skip
 
@@ -95,12 +101,15 @@ class RestrictedUnpickler:
 
     def load(self) -> Any:
         try:
-            for opcode, arg, _ in pickletools.genops(self.file):
-                if opcode.name == "STOP":
+            while code := self.file.read(1):
+                if code not in OPCODES:
+                    raise self._refusal(code)
+                name, argument = OPCODES[code]
+                if name == "STOP":
                     if len(self.stack) != 1:
                         raise ValueError(f"{len(self.stack)} values where one should be")
                     return self._top()
-                self._step(opcode.name, arg)
+                self._step(name, argument.reader(self.file) if argument else None)
         except UnsafePickleError as error:
             if str(error).startswith(self.source):
                 raise
@@ -157,8 +166,15 @@ class RestrictedUnpickler:
             self._target(Buildable, op).build(state)
         elif op == "BINPERSID" and self.persistent is not None:
             stack.append(self.persistent(self._pop(1)[0]))
-        elif op not in ("PROTO", "FRAME"):
-            raise UnsafePickleError(f"it uses the pickle opcode {op}")
+        elif op == "BINPERSID":
+            raise UnsafePickleError("it refers to something outside the file by a persistent id (BINPERSID)")
+
+    def _refusal(self, code: bytes) -> Exception:
+        """Why a byte that is no opcode of ours ends the reading."""
+        known = {opcode.code.encode("latin1"): opcode.name for opcode in pickletools.opcodes}
+        if code in known:
+            return UnsafePickleError(f"it uses the pickle opcode {known[code]}")
+        return ValueError(f"byte {code!r} is no pickle opcode")
 
     def _find(self, name: Any) -> Any:
         module, attribute = name
