@@ -76,7 +76,7 @@ class StyleGAN2Config:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, known))}")
         taps = tuple(self.resample_filter)
         if len(taps) < 2 or not math.fsum(taps) > 0:
-            raise ValueError(f"resample_filter={taps!r}: expected two or more taps with a positive sum, as (1, 3, 3, 1)")
+            raise ValueError(f"resample_filter={taps!r}: expected two or more taps of positive sum, as (1, 3, 3, 1)")
         # A frozen dataclass is hashable, hence usable as a cache key, only if its containers are tuples.
         object.__setattr__(self, "resample_filter", taps)
         if self.channels is not None:
@@ -139,7 +139,7 @@ class StyleGAN2Config:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [str(key) for key in values if key not in known]
         if unknown:
-            raise ValueError(f"unknown StyleGAN2 option {', '.join(map(repr, unknown))}; known options: {', '.join(known)}")
+            raise ValueError(f"unknown StyleGAN2 option {unknown[0]!r}; known options: {', '.join(known)}")
         if "img_resolution" not in values:
             raise ValueError("StyleGAN2 needs img_resolution, e.g. {'img_resolution': 256}")
         return cls(**values)

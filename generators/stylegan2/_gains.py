@@ -78,7 +78,7 @@ def fold_gains(state: MappingType[str, Tensor], config: StyleGAN2Config) -> dict
 
 
 def learning_rate_scales(network: nn.Module) -> dict[str, float]:
-    """{parameter name: factor of the learning rate} that makes Adam train `network` as equalised learning rates would."""
+    """{parameter name: factor of the learning rate} with which Adam trains as equalised learning rates would."""
     return {name: parameter_gain(name, network.config) for name, _ in network.named_parameters()}
 
 

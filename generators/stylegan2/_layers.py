@@ -146,7 +146,7 @@ class SynthesisLayer(nn.Module):
         weight = weight.to(x.dtype)
         x = conv_up2d(x, weight, self.kernel) if self.up else F.conv2d(x, weight, padding=1)
         shift = (self.gain * self.bias)[:, None, None].to(x.dtype)
-        x = torch.addcmul(shift, x, demodulation[:, :, None, None].to(x.dtype))
+        x = x * demodulation[:, :, None, None].to(x.dtype) + shift
         if self.use_noise and noise_mode != "none":
             x = x + (self.gain * self.noise_strength * self._noise(x, noise_mode, generator)).to(x.dtype)
         x = activate(x, self.activation)
@@ -155,9 +155,10 @@ class SynthesisLayer(nn.Module):
     def _noise(self, x: Tensor, noise_mode: str, generator: torch.Generator | None) -> Tensor:
         if noise_mode == "const":
             return self.noise_const
-        device = x.device if generator is None else generator.device
         shape = (x.shape[0], 1, self.resolution, self.resolution)
-        return torch.randn(shape, generator=generator, device=device).to(x.device)
+        if generator is None:                                   # apart, since torch.compile takes no generator argument
+            return torch.randn(shape, device=x.device)
+        return torch.randn(shape, generator=generator, device=generator.device).to(x.device)
 
 
 class ToRGB(nn.Module):
