@@ -1,0 +1,11 @@
+"""The two inner operations of StyleGAN generators: :func:`upfirdn2d` and :func:`bias_act`.
+
+Each exists in torch, everywhere, and as C++/CUDA extensions that are compiled on first use on a CUDA tensor, never at
+import. All give the same result and have gradients of any order. ``PROBES_OPS=auto|torch|cpu|cuda`` chooses (see
+``_dispatch.py``); ``python -m generators.ops`` says what this machine has and checks it.
+"""
+from ._bias_act import bias_act as bias_act
+from ._filters import setup_filter as setup_filter
+from ._upfirdn2d import upfirdn2d as upfirdn2d
+
+__all__ = ["bias_act", "setup_filter", "upfirdn2d"]
