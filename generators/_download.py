@@ -19,7 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,7 +61,7 @@ def cached_path(url: str, filename: str | None = None, cache_dir: str | os.PathL
     if filename is None:
         base = re.sub(r"[^\w.-]", "_", urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1])
         filename = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base or 'download'}"
-    if Path(filename).name != filename:
+    if Path(filename).name != filename or filename == "..":
         raise ValueError(f"filename={filename!r}: expected a name without folders; give the folder as cache_dir")
     return (Path(cache_dir) if cache_dir is not None else cache_folder()) / filename
 
@@ -94,10 +94,12 @@ def fetch(
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"sha256={sha256!r}: expected 64 hexadecimal digits")
     path = cached_path(url, filename, cache_dir)
+    if path.exists():  # complete, for it got its name last
+        return _checked(path, (sha256 or _recorded(path) or "").lower() or None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(_beside(path, ".lock")):
         expected = (sha256 or _recorded(path) or "").lower() or None
-        if path.exists():
+        if path.exists():  # another process was quicker
             return _checked(path, expected)
         part = _beside(path, ".part")
         with _reporter(progress, path.name) as report:
@@ -106,9 +108,9 @@ def fetch(
         if expected is not None and found != expected:
             _discard(part)
             raise ChecksumError(
-                f"{url} was downloaded with sha256 {found}, expected {expected}. The download was deleted. "
-                f"If the publisher replaced the file, say so by deleting {_beside(path, '.sha256')}; "
-                "otherwise something on the way changed it."
+                f"{url} was downloaded with sha256 {found}, expected {expected}; the download was deleted. Something "
+                "on the way changed it, or its publisher did: if you trust that, correct the sha256 argument, or "
+                f"delete {_beside(path, '.sha256')} where the expectation came from there."
             )
         _record(path, found)
         os.replace(part, path)
@@ -146,39 +148,40 @@ def _checked(path: Path, expected: str | None) -> Path:
             f"{path} has sha256 {found}, expected {expected}: it is damaged or was replaced. Delete it and call again."
         )
     if _recorded(path) != found:
-        _record(path, found)
+        with suppress(PermissionError):  # a cache that is only read, and shared
+            _record(path, found)
     return path
 
 
 def _download(url: str, part: Path, path: Path, expected: str | None, report: Progress, timeout: float) -> None:
-    """Fills `part`, over several attempts if need be."""
-    reached, arrived = False, -1
-    attempt = 0
+    """Fills `part`; goes on after an interruption as long as attempts bring anything, and a few times more."""
+    reached, idle, arrived = False, 0, _size(part)
     while True:
         try:
             return _attempt(url, part, report, timeout)
         except urllib.error.HTTPError as error:
             raise DownloadError(
-                f"The server answered {error.code} {error.reason}. " + _by_hand(url, path, expected)
+                f"{url} answers {error.code} {error.reason}. {_by_hand(url, path, expected)}"
             ) from error
         except _Unusable:
             _discard(part)
-            reason: Any = "the file on the server keeps changing"
-        except (_Interrupted, http.client.HTTPException, TimeoutError, urllib.error.URLError, OSError) as error:
-            if isinstance(error, OSError) and not isinstance(
-                error, (urllib.error.URLError, ConnectionError, TimeoutError)
-            ):
-                raise  # the disk, not the network
-            reason = getattr(error, "reason", error)
-            reached = reached or isinstance(error, _Interrupted)
-        size = part.stat().st_size if part.exists() else 0
-        attempt = attempt + 1 if size <= arrived else 0  # an attempt that got further is not counted
+            reached, reason = True, "the file on the server keeps changing"
+        except _Interrupted as error:
+            reached, reason = True, str(error)
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        size = _size(part)
+        idle = 0 if size > arrived else idle + 1
         arrived = max(arrived, size)
-        if attempt >= ATTEMPTS - 1 or (not reached and size == 0):
-            kept = f"{size} bytes have arrived and are kept; calling again goes on from there. " if size else ""
+        if not reached or idle >= ATTEMPTS:
+            kept = f" {size} bytes have arrived and are kept; calling again goes on from there." if size else ""
             kind = DownloadError if reached else OfflineError
-            raise kind(f"No connection ({reason}). {kept}" + _by_hand(url, path, expected))
-        time.sleep(min(0.2 * 2**attempt, 5.0))
+            raise kind(f"{url} could not be fetched: {reason}.{kept} {_by_hand(url, path, expected)}")
+        time.sleep(0.2 * 2**idle)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _by_hand(url: str, path: Path, expected: str | None) -> str:
@@ -188,7 +191,7 @@ def _by_hand(url: str, path: Path, expected: str | None) -> str:
 
 def _attempt(url: str, part: Path, report: Progress, timeout: float) -> None:
     """One request, from where `part` ends."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     known = _known(part) if have else {}
     if have and known.get("url") != url:
         raise _Unusable
@@ -201,7 +204,7 @@ def _attempt(url: str, part: Path, report: Progress, timeout: float) -> None:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
-            if _total(error.headers.get("Content-Range")) == have == known.get("size"):
+            if _total(error.headers.get("Content-Range")) == have and known.get("size") in (None, have):
                 return
             raise _Unusable from error
         raise
