@@ -7,6 +7,7 @@ file refers to them by the right names and nothing but a restricted reader can o
 
 import pickle
 import pickletools
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -233,3 +234,36 @@ def rewrite_numpy(data: bytes, core: str) -> bytes:
         elif opcode.name != "FRAME":  # frames are optional and their lengths no longer hold
             out += data[start:end]
     return bytes(out)
+
+
+# --- an assembler for pickles that no pickler writes ---
+
+P4 = b"\x80\x04"
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def number(value: int) -> bytes:
+    data = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def name(module: str, attribute: str) -> bytes:
+    return text(module) + text(attribute) + b"\x93"
+
+
+def call(function: bytes, *args: bytes) -> bytes:
+    return function + b"(" + b"".join(args) + b"tR"
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Any, *args: Any):
+        self.reduced = (function, args)
+
+    def __reduce__(self) -> tuple:
+        return self.reduced

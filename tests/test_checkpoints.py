@@ -21,6 +21,7 @@ from generators.checkpoints import (
     read_native,
     write_native,
 )
+from generators.checkpoints._checkpoint import expected_shapes
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, fold_gains
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,8 +58,7 @@ VARIANTS = {
 def random_state(config: dict, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights that a checkpoint of this configuration could hold."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.device("meta"):
-        shapes = {name: v.shape for name, v in StyleGAN2Network(StyleGAN2Config(**config)).state_dict().items()}
+    shapes = expected_shapes(StyleGAN2Config(**config).to_dict(), "here")
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -112,6 +112,13 @@ def test_a_persistence_pickle_gives_back_weights_and_configuration(variant, save
     assert [parsed.channels_at(r) for r in parsed.resolutions] == [wanted.channels_at(r) for r in wanted.resolutions]
     json.dumps(read.config)
     StyleGAN2Network(parsed).load_state_dict(fold_gains(read.state, parsed), strict=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_expected_entries_are_those_of_the_network(variant):
+    config = StyleGAN2Config(**{**TINY, **VARIANTS[variant]})
+    wanted = {name: tuple(value.shape) for name, value in StyleGAN2Network(config).state_dict().items()}
+    assert expected_shapes(config.to_dict(), "here") == wanted
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])

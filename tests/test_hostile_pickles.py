@@ -19,39 +19,10 @@ import make_pickles
 import numpy as np
 import pytest
 import torch
+from make_pickles import P4, Call, call, name, number, text
 from test_checkpoints import TINY, random_state
 
 from generators.checkpoints import CheckpointError, UnsafePickleError, convert, read_checkpoint
-
-P4 = b"\x80\x04"
-
-
-def text(value: str) -> bytes:
-    data = value.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def number(value: int) -> bytes:
-    data = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
-    return b"\x8a" + bytes([len(data)]) + data
-
-
-def name(module: str, attribute: str) -> bytes:
-    return text(module) + text(attribute) + b"\x93"
-
-
-def call(function: bytes, *args: bytes) -> bytes:
-    return function + b"(" + b"".join(args) + b"tR"
-
-
-class Call:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function: Any, *args: Any):
-        self.reduced = (function, args)
-
-    def __reduce__(self) -> tuple:
-        return self.reduced
 
 
 def touch(canary: Path) -> str:
@@ -99,22 +70,18 @@ CALLS = {
     "pty.spawn": ("pty", "spawn", "{touch}"),
     "webbrowser.open": ("webbrowser", "open", "file://{canary}"),
     "code": ("code", "InteractiveInterpreter.runcode", "{source}"),
-    "bdb": ("bdb", "Bdb.run", "{source}"),
     "attrgetter": ("operator", "attrgetter", "system"),
     "methodcaller": ("operator", "methodcaller", "system", "{touch}"),
     "partial": ("functools", "partial", "{source}"),
-    "partial-reduce": ("functools", "reduce", "{source}"),
     "copyreg": ("copyreg", "_reconstructor", "os"),
     "FunctionType": ("types", "FunctionType", "{source}"),
     "CodeType": ("types", "CodeType", "{source}"),
     "pickle.loads": ("pickle", "loads", "{source}"),
-    "_pickle.loads": ("_pickle", "loads", "{source}"),
     "marshal.loads": ("marshal", "loads", "{source}"),
     "torch.load": ("torch", "load", "{canary}"),
     "torch.hub.load": ("torch.hub", "load", "{canary}", "model"),
     "torch.jit.load": ("torch.jit", "load", "{canary}"),
     "torch.inductor": ("torch._inductor.codecache", "compile_file", "{touch}"),
-    "torch.serialization": ("torch.serialization", "load", "{canary}"),
     "numpy.load": ("numpy", "load", "{canary}"),
     "numpy.f2py": ("numpy.f2py.crackfortran", "getlincoef", "{source}"),
     "numpy.testing": ("numpy.testing._private.utils", "runstring", "{source}"),

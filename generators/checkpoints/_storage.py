@@ -70,7 +70,7 @@ def read_storage(data: Any, source: str, budget: Budget) -> Storage:
         raise UnsafePickleError("a storage announces one key and brings others")
     (stored,) = struct.unpack("<q", file.read(8))
     size = numel * dtype.itemsize
-    raw = file.read(size)
+    raw = memoryview(data)[file.tell() :][:size]
     if stored != numel or len(raw) != size:
         raise ValueError(f"a storage of {numel} elements holds {len(raw)} of {size} bytes")
     budget.spend(size)
