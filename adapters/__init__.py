@@ -1,0 +1,6 @@
+"""What is trained: adapters on a frozen generator. PEFT does the work; this package says where, and which is active."""
+
+from ._lora import LoRA as LoRA
+from ._lora import attach as attach
+from ._lora import detach as detach
+from ._lora import disable_all as disable_all

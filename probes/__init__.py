@@ -1,0 +1,27 @@
+"""Ask image generators what they know about the scenes they draw.
+
+    import probes
+    probe = probes.fit(generator="stylegan2-scenes", intrinsic="normal")
+    probe.predict(seeds=range(8)); probe.evaluate(); probe.save("runs/normals"); probes.load("runs/normals")
+"""
+
+from ._bank import Bank as Bank
+from ._bank import BankError as BankError
+from ._files import OutputError as OutputError
+from ._fit import fit as fit
+from ._intrinsics import Intrinsic as Intrinsic
+from ._intrinsics import get_intrinsic as get_intrinsic
+from ._intrinsics import intrinsics as intrinsics
+from ._intrinsics import register_intrinsic as register_intrinsic
+from ._probe import Evaluation as Evaluation
+from ._probe import Prediction as Prediction
+from ._probe import Probe as Probe
+from ._probe import RunError as RunError
+from ._probe import load as load
+from ._train import DivergedError as DivergedError
+from ._train import TrainingStateError as TrainingStateError
+from .teachers import Teacher as Teacher
+from .teachers import register_teacher as register_teacher
+from .teachers import teachers as teachers
+
+__version__ = "0.1.0"

@@ -1,0 +1,129 @@
+"""The one interface every generator stands behind.
+
+A generator is split where adapters begin: `prepare` is the frozen prefix (mapping network, text encoder, VAE encoder;
+no adapter ever touches it, so its output can be kept), `forward` is the part a probe adapts. With adapters off,
+`to_image(forward(prepare(source)))` is the untouched generator, bit for bit.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class Generator(ABC):
+    """A frozen network that draws images, and what a probe needs to know of it.
+
+    Attributes:
+        name: the catalog's name, or the path it was read from
+        family: "stylegan2", ...
+        network: the module that adapters are injected into; frozen
+        resolution: H = W of the images
+        num_classes: 0 for an unconditional generator
+        world: what it draws, which decides the default teacher: "scenes" or "photographs"
+        weights: "pretrained", or "random:SEED" for the control
+    """
+
+    family: str
+    driven_by = "noise"
+
+    def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
+                 world: str = "photographs", weights: str = "pretrained"):
+        self.name, self.network, self.resolution = name, network, resolution
+        self.num_classes, self.world, self.weights = num_classes, world, weights
+        network.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> Generator:
+        """Moves the network; returns self."""
+        self.network.to(device)
+        return self
+
+    @abstractmethod
+    def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
+        """Inputs for `prepare`: one per seed, and the same for a seed whatever the batch it comes in."""
+
+    @abstractmethod
+    def prepare(self, source: State) -> State:
+        """The frozen prefix: what `sample` returned -> batch-first tensors that no adapter influences."""
+
+    @abstractmethod
+    def forward(self, state: State) -> Tensor:
+        """The adapted part: state -> prediction in the generator's output space."""
+
+    def to_image(self, prediction: Tensor) -> Tensor:
+        """Output space -> float [N, 3, H, W], nominally in [-1, 1]. The identity for pixel-space generators."""
+        return prediction
+
+    def to_target(self, image: Tensor) -> Tensor:
+        """A 3-channel image in [-1, 1] -> output space, where the loss is taken."""
+        return image
+
+    def regress(self, state: State, target: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One training pair: (prediction, target), both in output space."""
+        return self.forward(state), target
+
+    @abstractmethod
+    def latent(self, state: State) -> Tensor:
+        """The code an image is drawn from, flat: float [N, D]. What the linear-regression control may see."""
+
+    @abstractmethod
+    def sites(self, scope: str) -> list[str]:
+        """Exact names, within `network`, of the modules of a scope that a probe may adapt."""
+
+    @property
+    @abstractmethod
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes `sites` knows, the default first."""
+
+    @abstractmethod
+    def randomised(self, seed: int) -> Generator:
+        """The control: the same architecture with freshly drawn weights, and its own inputs."""
+
+    @abstractmethod
+    def crossed(self, seed: int) -> Generator:
+        """The crossed control: this generator's frozen prefix in front of a freshly drawn adapted part."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides what this generator draws: architecture and weights."""
+        if not hasattr(self, "_fingerprint"):
+            digest = hashlib.sha256(json.dumps([self.family, self.describe()], sort_keys=True, default=str).encode())
+            for name, value in self.base_state().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def base_state(self) -> dict[str, Tensor]:
+        """The frozen weights under the names they had before any adapter was injected."""
+        return {name.replace(".base_layer.", "."): value for name, value in self.network.state_dict().items()
+                if ".lora_" not in name}
+
+    def describe(self) -> dict:
+        """Architecture and sampling settings, as plain JSON types: part of the fingerprint."""
+        return {}
+
+
+def check_classes(generator: Generator, count: int, classes: Sequence[int] | None) -> list[int] | None:
+    """Validates class labels against a generator: one a seed, or one for all; None where there are no classes."""
+    if generator.num_classes == 0:
+        if classes is not None:
+            raise ValueError(f"classes: {generator.name} is unconditional; leave classes out")
+        return None
+    if classes is None:
+        return [s % generator.num_classes for s in range(count)]
+    labels = list(classes) * (count if len(classes) == 1 else 1)
+    if len(labels) != count or any(not 0 <= c < generator.num_classes for c in labels):
+        raise ValueError(f"classes: expected one label, or one for each of {count} seeds, in 0 … "
+                         f"{generator.num_classes - 1}; got {list(classes)[:8]}")
+    return labels

@@ -1,0 +1,96 @@
+"""StyleGAN2 behind the generator interface: z -> w is the frozen prefix, w -> image the adapted part."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._base import Generator, State, check_classes
+from ._gains import affine_names, affine_resolutions
+from ._network import StyleGAN2Network
+
+
+class StyleGAN2(Generator):
+    """Scopes: `affine` (every w -> s affine, ToRGB's included), `affine@R` (those of the R×R block), `affine-convs`
+    (without ToRGB's).
+
+    Args:
+        truncation_psi: StyleGAN's truncation of w; 1 draws the full distribution
+        noise_mode: "const" or "none": what a probe is asked about must be a function of w
+    """
+
+    family = "stylegan2"
+
+    def __init__(self, name: str, network: StyleGAN2Network, truncation_psi: float = 1.0, noise_mode: str = "const",
+                 **about):
+        config = network.config
+        if config.img_channels != 3:
+            raise ValueError(f"{name}: draws {config.img_channels} channels; a probe needs a generator of RGB images")
+        if noise_mode not in ("const", "none"):
+            raise ValueError(f"noise_mode: expected 'const' or 'none', got {noise_mode!r} (a probe needs an image that "
+                             "is a function of its latent)")
+        super().__init__(name, network, config.img_resolution, num_classes=config.c_dim, **about)
+        self.truncation_psi, self.noise_mode = truncation_psi, noise_mode
+
+    def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
+        z_dim = self.network.config.z_dim
+        z = torch.stack([torch.randn(z_dim, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+        labels = check_classes(self, len(z), classes)
+        source = {"z": z}
+        if labels is not None:
+            source["c"] = torch.nn.functional.one_hot(torch.tensor(labels), self.num_classes).float()
+        return source
+
+    @torch.no_grad()
+    def prepare(self, source: State) -> State:
+        """z [N, z_dim] (and one-hot c) -> w [N, w_dim], truncated."""
+        source = {k: v.to(self.device) for k, v in source.items()}
+        ws = self.network.mapping(source["z"], source.get("c"), truncation_psi=self.truncation_psi)
+        return {"w": ws[:, 0].contiguous()}
+
+    def forward(self, state: State) -> Tensor:
+        w = state["w"].to(self.device)
+        return self.network.synthesis(w[:, None].expand(-1, self.network.config.num_ws, -1), self.noise_mode)
+
+    def latent(self, state: State) -> Tensor:
+        return state["w"]
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        return ("affine", "affine-convs", *(f"affine@{r}" for r in self.network.config.resolutions))
+
+    def sites(self, scope: str = "affine") -> list[str]:
+        resolutions = affine_resolutions(self.network)
+        names = [n for n in affine_names(self.network)]
+        if scope == "affine":
+            return names
+        if scope == "affine-convs":
+            return [n for n in names if ".torgb." not in n]
+        if scope in self.scopes:
+            return [n for n in names if resolutions[n] == int(scope.removeprefix("affine@"))]
+        raise ValueError(f"scope: {self.name} has no scope {scope!r}; it has {', '.join(self.scopes)}")
+
+    def _fresh(self, seed: int) -> StyleGAN2Network:
+        network = StyleGAN2Network(self.network.config, seed=seed)
+        # Fresh w must be centred where truncation expects it, as a trained network's is.
+        with torch.no_grad():
+            z = torch.randn(1024, network.config.z_dim, generator=torch.Generator().manual_seed(seed))
+            if network.config.c_dim == 0:
+                network.mapping.w_avg.copy_(network.mapping(z)[:, 0].mean(0))
+        return network
+
+    def _sibling(self, network: StyleGAN2Network, weights: str) -> StyleGAN2:
+        return StyleGAN2(self.name, network.to(self.device), self.truncation_psi, self.noise_mode, world=self.world,
+                         weights=weights)
+
+    def randomised(self, seed: int) -> StyleGAN2:
+        return self._sibling(self._fresh(seed), f"random:{seed}")
+
+    def crossed(self, seed: int) -> StyleGAN2:
+        network = self._fresh(seed)
+        network.mapping.load_state_dict(self.network.mapping.state_dict())
+        return self._sibling(network, f"crossed:{seed}")
+
+    def describe(self) -> dict:
+        return dict(self.network.config.to_dict(), truncation_psi=self.truncation_psi, noise_mode=self.noise_mode)

@@ -1,0 +1,207 @@
+"""The Bank: what the frozen prefix and the teacher say, computed once, memory-mapped, shared by every fit that asks.
+
+A bank holds, for a run of seeds, the generator's state (everything before the adapted part) and the encoded target. It
+lives in a folder named by the fingerprints of all that made it, so a second fit on the same pairs starts at once, and
+a change in any of them makes another bank. Building is resumable, and two processes that want the same bank build it
+once: the second waits.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from generators import Generator
+
+from ._files import write_text_atomically
+from ._intrinsics import Intrinsic
+from .teachers import Teacher
+
+_VERSION = 1
+
+
+class BankError(RuntimeError):
+    """A stored bank is not what its manifest says; the message names the file and what to do."""
+
+
+def cache_folder() -> Path:
+    """Where banks and downloads live: $PROBES_CACHE, else ~/.cache/probes."""
+    return Path(os.environ.get("PROBES_CACHE", Path.home() / ".cache" / "probes"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that decides what is in a bank.
+
+    Args:
+        generator: draws the images; with adapters off
+        teacher, intrinsic: label them
+        first_seed, samples: which seeds
+        classes: labels for a conditional generator; None for seed modulo classes
+        dtype: of the stored targets: float16 for training, float32 for evaluation
+    """
+
+    generator: Generator
+    teacher: Teacher
+    intrinsic: Intrinsic
+    first_seed: int
+    samples: int
+    classes: tuple[int, ...] | None = None
+    dtype: str = "float16"
+
+    def identity(self) -> dict:
+        return dict(version=_VERSION, generator=self.generator.fingerprint, teacher=self.teacher.fingerprint,
+                    intrinsic=self.intrinsic.name, options=self.intrinsic.options, first_seed=self.first_seed,
+                    samples=self.samples, classes=self.classes, dtype=self.dtype)
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.samples)
+
+    def source(self, seeds: range) -> dict[str, Tensor]:
+        classes = self.classes
+        if classes is not None and len(classes) > 1:
+            classes = classes[seeds.start - self.first_seed:seeds.stop - self.first_seed]
+        return self.generator.sample(seeds, classes)
+
+
+class Bank:
+    """Stored pairs. `bank.batch(indices)` -> (state, target [n, 3, H, W] in [-1, 1])."""
+
+    def __init__(self, folder: Path, manifest: dict):
+        self.folder, self.manifest = folder, manifest
+        self.states = {n: _map(folder, n, s) for n, s in manifest["arrays"].items() if n.startswith("state.")}
+        self.targets = _map(folder, "target", manifest["arrays"]["target"])
+        self.mean = torch.from_numpy(np.load(folder / "mean.npy"))
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def state(self, indices: np.ndarray | slice) -> dict[str, Tensor]:
+        return {n.removeprefix("state."): torch.from_numpy(np.array(a[indices])) for n, a in self.states.items()}
+
+    def target(self, indices: np.ndarray | slice) -> Tensor:
+        """Encoded targets, float32 [n, 3, H, W]; one-channel intrinsics repeated."""
+        return torch.from_numpy(self.targets[indices].astype(np.float32)).expand(-1, 3, -1, -1)
+
+    def batch(self, indices: np.ndarray | slice) -> tuple[dict[str, Tensor], Tensor]:
+        return self.state(indices), self.target(indices)
+
+    @property
+    def trivial(self) -> Tensor:
+        """The mean encoded target [1, 3, H, W]: what a predictor that looks at nothing would answer."""
+        return self.mean[None].expand(1, 3, -1, -1)
+
+
+def open_bank(request: Request, folder: str | Path | None = None, batch: int = 64,
+              progress: Callable[[int, int], None] | None = None) -> Bank:
+    """Returns the bank of a request: the stored one if there is one, else built now.
+
+    Args:
+        request: what should be in it
+        folder: where banks live; the cache by default
+        batch: images labelled at once while building
+        progress: called with (done, all) while building
+
+    Raises BankError if the stored bank was truncated or altered.
+    """
+    root = Path(folder) if folder else cache_folder() / "banks"
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / request.key
+    with FileLock(root / f"{request.key}.lock"):
+        if not (target / "manifest.json").exists():
+            _build(request, target, batch, progress)
+        return _verified(target)
+
+
+def _build(request: Request, target: Path, batch: int, progress: Callable[[int, int], None] | None) -> None:
+    part = target.with_suffix(".part")
+    mark = part / "progress.json"
+    done = json.loads(mark.read_text())["done"] if mark.exists() else 0
+    if not done:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    arrays: dict[str, np.ndarray] = {}
+    total, generator, intrinsic = request.samples, request.generator, request.intrinsic
+    for start in range(done, total, batch):
+        stop = min(start + batch, total)
+        state = generator.prepare(request.source(range(request.first_seed + start, request.first_seed + stop)))
+        with torch.no_grad():
+            image = generator.to_image(generator.forward(state)).clamp(-1, 1)
+            encoded = intrinsic.encode(request.teacher.label(image, intrinsic.name), intrinsic.options)
+        if not torch.isfinite(encoded).all():
+            raise BankError(f"teacher: {request.teacher.name} returned values that are not finite for seeds "
+                            f"{request.first_seed + start} … {request.first_seed + stop - 1}")
+        values = {f"state.{k}": v.float().cpu().numpy() for k, v in state.items()}
+        values["target"] = encoded.cpu().numpy().astype(request.dtype)
+        for name, value in values.items():
+            if name not in arrays:
+                mode, path = ("r+" if start else "w+"), part / f"{name}.npy"
+                shape = (total, *value.shape[1:])
+                arrays[name] = (np.lib.format.open_memmap(path, mode) if start else
+                                np.lib.format.open_memmap(path, mode, value.dtype, shape))
+            arrays[name][start:stop] = value
+        if stop == total or (start // batch) % 8 == 7:      # a killed build goes on from here
+            for array in arrays.values():
+                array.flush()
+            write_text_atomically(mark, json.dumps({"done": stop}))
+        if progress:
+            progress(stop, total)
+    arrays = {p.stem: np.load(p, mmap_mode="r") for p in part.glob("*.npy") if p.stem != "mean"}
+    blocks = range(0, total, 256)
+    mean = sum(arrays["target"][i:i + 256].astype(np.float64).sum(0) for i in blocks) / total
+    np.save(part / "mean.npy", mean.astype(np.float32))
+    files = {p.name: _sha256(p) for p in sorted(part.glob("*.npy"))}
+    manifest = dict(identity=request.identity(), files=files,
+                    arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
+    mark.unlink()
+    write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+
+
+def _verified(folder: Path) -> Bank:
+    advice = f"delete {folder} and run again to rebuild it"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        files = manifest["files"]
+    except (ValueError, KeyError) as error:
+        raise BankError(f"bank: {folder / 'manifest.json'} is damaged; {advice}") from error
+    for name, digest in files.items():
+        path = folder / name
+        if not path.exists() or _sha256(path) != digest:
+            raise BankError(f"bank: {path} was truncated or altered since it was written; {advice}")
+    return Bank(folder, manifest)
+
+
+def _map(folder: Path, name: str, spec: dict) -> np.ndarray:
+    array = np.load(folder / f"{name}.npy", mmap_mode="r")
+    if list(array.shape) != spec["shape"] or str(array.dtype) != spec["dtype"]:
+        raise BankError(f"bank: {folder / name}.npy is {array.shape} {array.dtype}, its manifest says {spec['shape']} "
+                        f"{spec['dtype']}; delete {folder} and run again to rebuild it")
+    return array
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

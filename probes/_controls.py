@@ -1,0 +1,107 @@
+"""What could be said without the network knowing anything: closed-form controls, fitted on the same bank.
+
+`trivial`  the mean target: nothing is looked at
+`latent`   ridge regression from the latent code to every pixel: what the code says linearly
+`rgb`      at every pixel an affine map of the generator's own RGB: what the picture's colour there gives away
+
+The trained controls (`random`, `crossed`: the same fit on a network that was never trained) need no code of their own:
+see `probes.fit`.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from generators import Generator, State
+
+from ._bank import Bank
+
+_BATCH = 128
+
+
+class Control(ABC):
+    """Predicts encoded targets [N, 3, H, W] without an adapter."""
+
+    @abstractmethod
+    def predict(self, generator: Generator, state: State) -> Tensor:
+        """state -> float [N, 3, H, W]."""
+
+
+class Trivial(Control):
+    def __init__(self, generator: Generator, bank: Bank):
+        self.mean = bank.trivial
+
+    def predict(self, generator: Generator, state: State) -> Tensor:
+        return self.mean.expand(len(next(iter(state.values()))), -1, -1, -1)
+
+
+class LatentRegression(Control):
+    """Ridge regression, its penalty chosen on a tenth of the bank that was held out."""
+
+    penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+    def __init__(self, generator: Generator, bank: Bank):
+        everything = slice(0, len(bank))
+        x = generator.latent(bank.state(everything)).double()
+        y = torch.from_numpy(bank.targets[everything]).flatten(1)
+        self.centre, self.scale = x.mean(0), x.std(0) + 1e-8
+        self.shape = bank.targets.shape[1:]
+        x = self._features(x)
+        held = max(1, len(x) // 10)
+        errors = [(y[-held:].double() - x[-held:] @ self._solve(x[:-held], y[:-held], p)).square().mean()
+                  for p in self.penalties]
+        self.penalty = self.penalties[int(torch.stack(errors).argmin())]
+        self.weight = self._solve(x, y, self.penalty).float()
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = (x.double() - self.centre) / self.scale
+        return torch.cat([x, x.new_ones(len(x), 1)], 1)
+
+    @staticmethod
+    def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+        ridge = torch.full((x.shape[1],), penalty * len(x) / 100, dtype=x.dtype)
+        ridge[-1] = 0                                            # the mean is not penalised
+        xy = sum(x[i:i + 512].T @ y[i:i + 512].double() for i in range(0, len(x), 512))
+        return torch.linalg.solve(x.T @ x + ridge.diag() + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype), xy)
+
+    def predict(self, generator: Generator, state: State) -> Tensor:
+        y = self._features(generator.latent(state).cpu()).float() @ self.weight
+        return y.view(-1, *self.shape).expand(-1, 3, -1, -1)
+
+
+class RGBRegression(Control):
+    """Least squares at every pixel from (R, G, B, 1) to the target, with a small ridge."""
+
+    ridge = 1e-2
+
+    def __init__(self, generator: Generator, bank: Bank):
+        xx = xy = 0.0
+        for i in range(0, len(bank), _BATCH):
+            rows = slice(i, min(i + _BATCH, len(bank)))
+            x = self._features(generator, bank.state(rows))
+            y = torch.from_numpy(bank.targets[rows]).float().permute(2, 3, 0, 1)
+            xx, xy = xx + x.mT @ x, xy + x.mT @ y
+        penalty = self.ridge * len(bank) * torch.diag(torch.tensor([1.0, 1.0, 1.0, 1e-3]))
+        self.weight = torch.linalg.solve(xx + penalty, xy)       # [H, W, 4, C]
+
+    @staticmethod
+    @torch.no_grad()
+    def _features(generator: Generator, state: State) -> Tensor:
+        image = generator.to_image(generator.forward(state)).clamp(-1, 1).float().cpu()
+        return torch.cat([image, torch.ones_like(image[:, :1])], 1).permute(2, 3, 0, 1)
+
+    def predict(self, generator: Generator, state: State) -> Tensor:
+        y = self._features(generator, state) @ self.weight       # [H, W, N, C]
+        return y.permute(2, 3, 0, 1).expand(-1, 3, -1, -1)
+
+
+CLOSED_FORM: dict[str, type[Control]] = {"latent": LatentRegression, "rgb": RGBRegression}
+TRAINED = ("random", "crossed")
+DESCRIPTIONS = {
+    "latent": "ridge regression from the latent code",
+    "rgb": "affine map of the generator's own colours, fitted at every pixel",
+    "random": "the same fit on the same architecture with fresh weights, drawing its own images",
+    "crossed": "the same fit with the trained latents and targets, but a fresh network behind them",
+}

@@ -1,0 +1,313 @@
+"""`probes.fit`: from a generator's name to a fitted, evaluated, saved probe with its controls beside it."""
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+import adapters
+import generators
+from generators import Generator
+from generators._names import unknown
+
+from ._bank import Request, open_bank
+from ._console import Reporter
+from ._controls import CLOSED_FORM, TRAINED
+from ._intrinsics import Intrinsic, get_intrinsic
+from ._probe import Probe, RunError, load
+from ._train import DivergedError, Schedule, train
+from .teachers import Teacher, default_teacher, get_teacher
+
+FIRST_TRAINING_SEED = 1_000_000
+METHODS = ("lora",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `fit` that decide its result."""
+
+    generator: str
+    intrinsic: str
+    teacher: str
+    method: str
+    rank: int
+    alpha: float
+    scope: str
+    weights: str
+    samples: int
+    steps: int
+    batch: int
+    learning_rate: float
+    evaluate: int
+    controls: list[str]
+    seed: int
+    generator_options: dict = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        return dict(self.__dict__)
+
+
+def fit(
+    generator: str | Generator = "stylegan2-scenes",
+    intrinsic: str | Intrinsic = "normal",
+    teacher: str | Teacher = "auto",
+    method: str = "lora",
+    rank: int = 8,
+    alpha: float | None = None,
+    scope: str = "affine",
+    weights: str = "pretrained",
+    samples: int = 4096,
+    steps: int = 3000,
+    batch: int = 8,
+    learning_rate: float = 0.01,
+    evaluate: int = 500,
+    controls: Sequence[str] = ("latent", "rgb"),
+    seed: int = 0,
+    device: str = "auto",
+    out: str | None = None,
+    overwrite: bool = False,
+    save_every: float = 15.0,
+    quiet: bool = False,
+) -> Probe:
+    """Fits a probe: a small adapter that makes a frozen generator emit an intrinsic of its own images.
+
+    A fit that was killed is taken up where it was by the same call; a finished one is loaded.
+
+    Args:
+        generator: name from `probes list generators`, path of a checkpoint, or a Generator
+        intrinsic: normal, depth, albedo, shading, or one that was registered
+        teacher: name from `probes list teachers`; auto takes the default of what the generator draws
+        method: what is trained; lora
+        rank: of the LoRA
+        alpha: the update is scaled by alpha / rank; the rank by default
+        scope: which sites are adapted; `affine` is every w -> s affine of a StyleGAN
+        weights: pretrained, or random / random:SEED / crossed / crossed:SEED for the control networks
+        samples: pairs in the bank
+        steps: optimiser steps
+        batch: pairs a step
+        learning_rate: Adam's, at its peak
+        evaluate: unseen seeds to score on; 0 skips evaluation and report
+        controls: latent, rgb (seconds), random, crossed (each as long as the fit itself)
+        seed: of the adapter's initial weights, the order of the pairs and the control networks
+        device: cpu, cuda or auto
+        out: run folder; runs/GENERATOR-INTRINSIC by default
+        overwrite: discard what is in `out`
+        save_every: seconds between writes of the training state
+        quiet: print nothing
+
+    Returns the probe, loaded on its generator, evaluated.
+
+    Raises UnknownNameError for names nobody registered, ValueError for bad values, RunError if `out` holds another run,
+    DivergedError if the loss stops being finite (the last good adapter is saved first), OutputError if `out` cannot be
+    written.
+    """
+    _check(method, controls, dict(rank=rank, samples=samples, steps=steps, batch=batch), learning_rate, evaluate)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    bound = get_intrinsic(intrinsic)
+    reporter = Reporter(quiet)
+    built = generators.load(generator, weights, device)
+    teacher = get_teacher(default_teacher(built.world) if teacher == "auto" else teacher, bound.name).to(device)
+    bound = bound.with_options(teacher.options(bound.name))
+    settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
+                        method, rank, float(rank if alpha is None else alpha), scope, built.weights, samples, steps,
+                        batch, learning_rate, evaluate, list(controls), seed, _options(built))
+    folder = Path(out) if out else default_folder(settings)
+    with _claimed(folder):
+        finished = _existing(folder, settings, overwrite)
+        if finished:
+            reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
+            return load(folder, built)
+        source = generators.load(generator, "pretrained", device) if built.weights.startswith("crossed") else None
+        probe = _fit_one(built, source, bound, teacher, settings, folder, save_every, reporter)
+        if evaluate:
+            trained = _trained_controls(probe, generator, bound, teacher, settings, folder, save_every, reporter, device)
+            probe.evaluate(evaluate, [c for c in controls if c in CLOSED_FORM], trained, reporter.say)
+            _write_results(probe, folder)
+        (folder / "training-state").unlink(missing_ok=True)
+        if evaluate:
+            from .report import result_table
+
+            reporter.console.print(result_table(probe.last_evaluation.metrics, probe.record))
+        reporter.say(f"run folder: {folder}")
+    return probe
+
+
+def default_folder(settings: Settings) -> Path:
+    """runs/GENERATOR-INTRINSIC, with the weights where they are a control's."""
+    tail = "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
+    return Path("runs") / f"{Path(settings.generator).stem}-{settings.intrinsic}{tail}"
+
+
+def _check(method: str, controls: Sequence[str], counts: dict[str, int], learning_rate: float, evaluate: int) -> None:
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    for control in controls:
+        if control not in (*CLOSED_FORM, *TRAINED):
+            raise unknown("controls", control, (*CLOSED_FORM, *TRAINED))
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; the default is 0.01")
+    if evaluate < 0:
+        raise ValueError(f"evaluate: expected a number of seeds of at least 0, got {evaluate}")
+
+
+def _options(generator: Generator) -> dict:
+    about = generator.describe()
+    return {k: about[k] for k in ("truncation_psi", "noise_mode") if k in about}
+
+
+class _claimed:
+    """Holds the run folder for this process; another fit of the same folder is told so."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        from ._files import OutputError
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.folder / ".lock")
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"out: another fit is writing {self.folder} at this moment; wait for it, or choose another "
+                           "folder with --out") from None
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror or str(error), str(self.folder)) from error
+
+    def __exit__(self, *exc) -> None:
+        self.lock.release()
+        (self.folder / ".lock").unlink(missing_ok=True)
+
+
+def _existing(folder: Path, settings: Settings, overwrite: bool) -> bool:
+    """Whether the folder holds this very run, finished. Clears it on overwrite, refuses another run's."""
+    if overwrite:
+        for name in ("training-state", "probe.json", "metrics.json"):
+            (folder / name).unlink(missing_ok=True)
+    record = folder / "probe.json"
+    if not record.exists():
+        return False
+    request = json.loads(record.read_text()).get("request")
+    if request != settings.as_dict():
+        changed = [k for k, v in settings.as_dict().items() if (request or {}).get(k) != v]
+        raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; choose another folder with --out, "
+                       "or discard it with --overwrite true")
+    return not settings.evaluate or (folder / "metrics.json").exists()
+
+
+def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher,
+             settings: Settings, folder: Path, save_every: float, reporter: Reporter) -> Probe:
+    request = Request(source or generator, teacher, intrinsic, FIRST_TRAINING_SEED, settings.samples)
+    with reporter.bar("bank") as update:
+        bank = open_bank(request, progress=lambda done, total: update(done, total, "pairs"))
+    adapter = adapters.attach(generator, _name(generator, intrinsic.name), settings.scope, settings.rank,
+                              settings.alpha, settings.seed)
+    schedule = Schedule(settings.steps, settings.batch, settings.learning_rate, settings.seed)
+    record = _record(generator, intrinsic, teacher, adapter, settings, bank.key)
+    probe = Probe(generator, adapter, intrinsic, record, source)
+    identity = hashlib.sha256(json.dumps([settings.as_dict(), bank.key, generator.fingerprint],
+                                         sort_keys=True).encode()).hexdigest()
+    try:
+        with reporter.bar("fit") as update:
+            outcome = train(adapter, bank, intrinsic, schedule, folder / "training-state", identity, save_every,
+                            lambda step, loss: update(step, settings.steps, f"steps, loss {loss:.4f}"))
+    except DivergedError:
+        record["training"].update(status="diverged")
+        probe.save(folder)
+        raise
+    probe.curve = outcome.curve
+    record["training"].update(seconds=round(outcome.seconds, 2), final_loss=outcome.final_loss, status="finished",
+                              curve=outcome.curve)
+    probe.save(folder)
+    return probe
+
+
+def _name(generator: Generator, intrinsic: str) -> str:
+    from ._probe import _free_name
+
+    return _free_name(generator, intrinsic)
+
+
+def _trained_controls(probe: Probe, generator: str | Generator, intrinsic: Intrinsic, teacher: Teacher,
+                      settings: Settings, folder: Path, save_every: float, reporter: Reporter,
+                      device: str) -> dict[str, Probe]:
+    """The same fit on networks that were never trained, each in a folder of its own below the run's."""
+    found = {}
+    for name in settings.controls:
+        if name not in TRAINED:
+            continue
+        weights = f"{name}:{settings.seed}"
+        own = generators.load(generator, weights, device)
+        place = folder / "controls" / name
+        place.mkdir(parents=True, exist_ok=True)
+        altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})
+        if _existing(place, altered, overwrite=False):
+            found[name] = load(place, own)
+            continue
+        reporter.say(f"control: {weights}")
+        source = probe.generator if name == "crossed" else None
+        found[name] = _fit_one(own, source, intrinsic, teacher, altered, place, save_every, reporter)
+        (place / "training-state").unlink(missing_ok=True)
+    return found
+
+
+def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, adapter: adapters.LoRA, settings: Settings,
+            bank_key: str) -> dict:
+    """The contents of probe.json before training."""
+    import peft
+
+    from . import __version__
+
+    total = sum(v.numel() for k, v in generator.base_state().items())
+    return {
+        "format": "probes-run", "version": 1,
+        "generator": dict(name=settings.generator, family=generator.family, weights=generator.weights,
+                          fingerprint=generator.fingerprint, resolution=generator.resolution, parameters=total,
+                          options=settings.generator_options),
+        "intrinsic": dict(name=intrinsic.name, options=intrinsic.options, description=intrinsic.description),
+        "teacher": dict(name=teacher.name, version=teacher.version, licence=teacher.licence,
+                        fingerprint=teacher.fingerprint, exact_errors=teacher.exact_errors(intrinsic.name)),
+        "method": dict(name=settings.method, rank=settings.rank, alpha=settings.alpha, scope=settings.scope,
+                       sites=adapter.site_names, parameters=adapter.size),
+        "bank": dict(first_seed=FIRST_TRAINING_SEED, samples=settings.samples, key=bank_key),
+        "training": dict(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate,
+                         seed=settings.seed, status="started"),
+        "request": settings.as_dict(),
+        "versions": dict(probes=__version__, torch=torch.__version__, peft=peft.__version__,
+                         python=platform.python_version()),
+        "hardware": _hardware(generator.device),
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
+    """metrics.json, samples.csv, samples.png and report.html."""
+    from .report import display, sheet, write_csv, write_json, write_report
+
+    evaluation = probe.last_evaluation
+    write_json(folder / "metrics.json", evaluation.metrics)
+    write_csv(folder / "samples.csv", evaluation.rows)
+    seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
+    name, prediction = probe.intrinsic.name, probe.predict(seeds)
+    taught = probe.intrinsic.to_map(probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)))
+                                    .target(slice(0, len(seeds)))).numpy()
+    primary = evaluation.metrics["primary"]
+    captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}" for i, s in enumerate(seeds)]
+    sheet({"image": prediction.image.numpy(), "teacher": display(name, taught),
+           "probe": display(name, prediction.map.numpy(), like=taught)}, folder / "samples.png", captions=captions)
+    write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows,
+                 (folder / "samples.png").read_bytes(), probe.curve)

@@ -1,0 +1,254 @@
+"""A Probe: generator + adapter + intrinsic + where it came from. Predicts, evaluates, saves, loads."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import adapters
+import generators
+from generators import Generator, State
+
+from ._bank import Bank, Request, open_bank
+from ._controls import CLOSED_FORM, Trivial
+from ._files import write_bytes_atomically, write_text_atomically
+from ._intrinsics import Intrinsic, get_intrinsic
+from .metrics import get_protocol, summarise
+from .teachers import get_teacher
+
+Scores = dict[str, np.ndarray]
+_BATCH = 64
+
+
+class RunError(ValueError):
+    """A run folder cannot be read, or does not fit the generator it is loaded on."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a probe says about some seeds.
+
+    Args:
+        image: the generator's own image, adapters off, float [N, 3, H, W] in [-1, 1]
+        map: the physical map, float [N, C, H, W]; unit and frame as its intrinsic says
+        intrinsic: which
+        seeds: of the rows
+    """
+
+    image: Tensor
+    map: Tensor
+    intrinsic: Intrinsic
+    seeds: tuple[int, ...]
+
+    def save_picture(self, path: str | Path) -> None:
+        """Writes a labelled PNG: one row a seed, image and prediction."""
+        from .report import display, sheet
+
+        sheet({"image": self.image.numpy(), "probe": display(self.intrinsic.name, self.map.numpy())}, path,
+              captions=[f"seed {s}" for s in self.seeds])
+
+
+@dataclass
+class Evaluation:
+    """Scores of a probe and its controls on unseen seeds.
+
+    Args:
+        metrics: the contents of metrics.json
+        rows: one a sample: its seed and every score
+    """
+
+    metrics: dict
+    rows: list[dict]
+
+    @property
+    def skill(self) -> float:
+        """Skill on the protocol's primary metric."""
+        return self.metrics["metrics"][self.metrics["primary"]]["skill"]
+
+
+@dataclass
+class Probe:
+    """A fitted adapter on a frozen generator.
+
+    Attributes:
+        generator: shared with whatever else is attached to it; untouched outside of this probe's methods
+        adapter: the LoRA
+        intrinsic: what it emits
+        record: the contents of probe.json: everything needed to rebuild and reproduce
+        source: draws latents and images; the generator itself, except in the crossed control
+        last_evaluation: what `evaluate` returned last
+    """
+
+    generator: Generator
+    adapter: adapters.LoRA
+    intrinsic: Intrinsic
+    record: dict
+    source: Generator | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    last_evaluation: Evaluation | None = None
+
+    @property
+    def drawn_by(self) -> Generator:
+        return self.source or self.generator
+
+    @torch.no_grad()
+    def emit(self, state: State) -> Tensor:
+        """state -> encoded prediction, float [N, 3, H, W]."""
+        with self.adapter.active():
+            return self.generator.to_image(self.generator.forward(state)).float().cpu()
+
+    @torch.no_grad()
+    def draw(self, state: State) -> Tensor:
+        """state -> the untouched generator's image, float [N, 3, H, W] in [-1, 1]."""
+        source = self.drawn_by
+        adapters.disable_all(source)
+        return source.to_image(source.forward(state)).float().clamp(-1, 1).cpu()
+
+    def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None) -> Prediction:
+        """Images and their intrinsic for `seeds`.
+
+        Raises ValueError for an empty list of seeds, or classes the generator does not have.
+        """
+        seeds = [int(s) for s in seeds]
+        if not seeds:
+            raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
+        images, maps = [], []
+        for i in range(0, len(seeds), _BATCH):
+            part = classes[i:i + _BATCH] if classes is not None and len(classes) > 1 else classes
+            state = self.drawn_by.prepare(self.drawn_by.sample(seeds[i:i + _BATCH], part))
+            images.append(self.draw(state))
+            maps.append(self.intrinsic.to_map(self.emit(state)))
+        return Prediction(torch.cat(images), torch.cat(maps), self.intrinsic, tuple(seeds))
+
+    def evaluate(self, seeds: int | range = 500, controls: Sequence[str] = ("latent", "rgb"),
+                 trained_controls: dict[str, Probe] | None = None,
+                 progress: Callable[[str], None] | None = None) -> Evaluation:
+        """Scores the probe against its teacher on seeds it was not fitted on, with controls beside it.
+
+        Args:
+            seeds: how many, from 0; or a range
+            controls: closed-form controls to fit on the probe's own bank and score too: "latent", "rgb"
+            trained_controls: probes of untrained networks, already fitted, by name
+            progress: called with a line at each stage
+        """
+        seeds = range(seeds) if isinstance(seeds, int) else seeds
+        training = range(self.record["bank"]["first_seed"], self.record["bank"]["first_seed"]
+                         + self.record["bank"]["samples"])
+        if not len(seeds) or seeds.step != 1:
+            raise ValueError(f"seeds: expected a count of at least 1 or a range of step 1, got {seeds}")
+        if seeds.start < training.stop and training.start < seeds.stop:
+            raise ValueError(f"seeds: {seeds} overlaps the seeds this probe was fitted on ({training}); "
+                             "evaluate on others, for instance seeds=500")
+        say = progress or (lambda line: None)
+        protocol = get_protocol(self.intrinsic.protocol)
+        bank = self.training_bank()
+        say(f"scoring {len(seeds)} unseen seeds")
+        held_out = self.bank(seeds)
+        trivial = Trivial(self.drawn_by, bank)
+        scores = self.scores(held_out, self.emit)
+        base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state))
+        results: dict[str, tuple[Scores, Scores]] = {}
+        for name, probe in (trained_controls or {}).items():
+            own = probe.evaluate(seeds, controls=())
+            columns = protocol.metrics
+            results[name] = tuple({m: np.array([r[prefix + m] for r in own.rows]) for m in columns}
+                                  for prefix in ("", "trivial_"))
+        for name in controls:
+            say(f"fitting the {name} control")
+            control = CLOSED_FORM[name](self.drawn_by, bank)
+            results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state)), base)
+        metrics = dict(protocol=str(protocol), primary=protocol.primary, seeds=[seeds.start, len(seeds)],
+                       metrics=summarise(protocol, scores, base, results))
+        columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
+                   **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}
+        rows = [dict(seed=s, **{k: float(v[i]) for k, v in columns.items()}) for i, s in enumerate(seeds)]
+        self.last_evaluation = Evaluation(metrics, rows)
+        return self.last_evaluation
+
+    def scores(self, bank: Bank, predict: Callable[[State], Tensor]) -> Scores:
+        """Per-sample scores of `predict` on a bank, by the intrinsic's protocol."""
+        protocol, found = get_protocol(self.intrinsic.protocol), []
+        for i in range(0, len(bank), _BATCH):
+            state, target = bank.batch(slice(i, min(i + _BATCH, len(bank))))
+            truth = self.intrinsic.to_map(target)
+            found.append(protocol.score(self.intrinsic.to_map(predict(state)), truth))
+        return {k: torch.cat([f[k] for f in found]).double().numpy() for k in found[0]}
+
+    def bank(self, seeds: range, dtype: str = "float32") -> Bank:
+        """The stored pairs of `seeds`, drawn by this probe's generator and labelled by its teacher."""
+        teacher = get_teacher(self.record["teacher"]["name"], self.intrinsic.name).to(self.generator.device)
+        if teacher.fingerprint != self.record["teacher"]["fingerprint"]:
+            raise RunError(f"teacher: {teacher.name} has changed since this probe was fitted (version "
+                           f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")
+        return open_bank(Request(self.drawn_by, teacher, self.intrinsic, seeds.start, len(seeds), dtype=dtype))
+
+    def training_bank(self) -> Bank:
+        first = self.record["bank"]["first_seed"]
+        return self.bank(range(first, first + self.record["bank"]["samples"]), dtype="float16")
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes adapter/ (PEFT's format) and probe.json, each file whole or not at all. Returns the folder."""
+        folder = Path(folder)
+        (folder / "adapter").mkdir(parents=True, exist_ok=True)
+        tensors = {f"base_model.model.{k}": v.contiguous() for k, v in self.adapter.state().items()}
+        write_bytes_atomically(folder / "adapter" / "adapter_model.safetensors",
+                               safetensors.torch.save(tensors, {"format": "pt"}))
+        config = self.adapter.config.to_dict()
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        config["target_modules"] = self.adapter.site_names
+        write_text_atomically(folder / "adapter" / "adapter_config.json", json.dumps(config, indent=2, default=str))
+        write_text_atomically(folder / "probe.json", json.dumps(self.record, indent=2))
+        return folder
+
+
+def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None) -> Probe:
+    """Loads a saved probe.
+
+    Args:
+        folder: a run folder
+        generator: put the adapter on this one instead of building its own; several probes may share a generator
+        device: where a generator that is built goes
+        name: of the adapter on its generator; by default the intrinsic's name, numbered if it is taken
+
+    Raises RunError if the folder is incomplete, of another version, or made for another generator.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "probe.json").read_text())
+        tensors = safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
+    except FileNotFoundError as error:
+        raise RunError(f"run: {folder} is not a finished run folder ({error.filename} is missing); give the folder "
+                       "that `probes fit` wrote") from error
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"run: {folder} is damaged: {error}; fit the probe again") from error
+    if record.get("format") != "probes-run" or record.get("version") != 1:
+        raise RunError(f"run: {folder}/probe.json is of version {record.get('version')}, this is software for version 1")
+    about = record["generator"]
+    if generator is None:
+        generator = generators.load(about["name"], about["weights"], device, **about["options"])
+    if generator.fingerprint != about["fingerprint"]:
+        raise RunError(f"generator: {generator.name} is not the one this probe was fitted on (fingerprint "
+                       f"{generator.fingerprint[:12]}, expected {about['fingerprint'][:12]}); an adapter fits only the "
+                       "weights it was trained on")
+    source = None
+    if about["weights"].startswith("crossed"):
+        source = generators.load(about["name"], "pretrained", device, **about["options"])
+    method = record["method"]
+    adapter = adapters.attach(generator, name or _free_name(generator, record["intrinsic"]["name"]), rank=method["rank"],
+                              alpha=method["alpha"], sites=method["sites"])
+    adapter.load_state({k.removeprefix("base_model.model."): v for k, v in tensors.items()})
+    intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
+    return Probe(generator, adapter, intrinsic, record, source)
+
+
+def _free_name(generator: Generator, wanted: str) -> str:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    taken = {n for m in generator.network.modules() if isinstance(m, BaseTunerLayer) for n in m.lora_A}
+    return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, 10_000))) if n not in taken)

@@ -1,0 +1,10 @@
+"""Teachers Φ: image -> intrinsic map. What they say is pseudo ground truth, never ground truth.
+
+A teacher declares its version and licence; where exact ground truth exists, its own error travels with every result.
+"""
+
+from ._base import Teacher as Teacher
+from ._base import default_teacher as default_teacher
+from ._base import get_teacher as get_teacher
+from ._base import register_teacher as register_teacher
+from ._base import teachers as teachers

@@ -1,0 +1,101 @@
+"""The teacher interface and its registry."""
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from generators._names import unknown
+
+
+class Teacher(ABC):
+    """Labels images with intrinsic maps.
+
+    Attributes:
+        name, version, licence: kept in every record of a result
+        intrinsics: names of the intrinsics it can label
+        worlds: what its images may show ("scenes", "photographs")
+    """
+
+    name: str
+    version: str
+    licence: str
+    intrinsics: tuple[str, ...]
+    worlds: tuple[str, ...]
+
+    @abstractmethod
+    def label(self, image: Tensor, intrinsic: str) -> Tensor:
+        """image: float [N, 3, H, W] in [-1, 1] -> physical map [N, C, H, W] (see `probes._intrinsics`)."""
+
+    def options(self, intrinsic: str) -> dict:
+        """Options of the intrinsic's encoding that this teacher decides: for depth, `near` and `far`."""
+        return {}
+
+    def exact_errors(self, intrinsic: str) -> dict[str, float] | None:
+        """Its own error against exact ground truth, {what: value}, or None where nobody has measured it."""
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides its labels; by default its name and version."""
+        return hashlib.sha256(f"{self.name} {self.version}".encode()).hexdigest()
+
+    def to(self, device: str | torch.device) -> Teacher:
+        """Moves its weights, if it has any; returns self."""
+        return self
+
+
+_FACTORIES: dict[str, Callable[[], Teacher]] = {}
+_ABOUT: dict[str, str] = {}
+_DEFAULTS = {"scenes": "scenes", "photographs": "retinex"}
+
+
+def register_teacher(name: str, factory: Callable[[], Teacher], about: str = "") -> None:
+    """Makes a teacher known by its name; `factory()` builds it when it is first used."""
+    if name in _FACTORIES:
+        raise ValueError(f"teacher: {name!r} is already registered")
+    _FACTORIES[name], _ABOUT[name] = factory, about
+
+
+def get_teacher(teacher: str | Teacher, intrinsic: str) -> Teacher:
+    """By name, or the teacher itself. Raises UnknownNameError, or ValueError if it cannot label `intrinsic`."""
+    if isinstance(teacher, str):
+        if teacher not in _FACTORIES:
+            raise unknown("teacher", teacher, _FACTORIES)
+        teacher = _FACTORIES[teacher]()
+    if intrinsic not in teacher.intrinsics:
+        raise ValueError(f"teacher: {teacher.name} cannot label {intrinsic}, only {', '.join(teacher.intrinsics)}; "
+                         "choose another with --teacher (`probes list teachers`), or register one with "
+                         "probes.register_teacher")
+    return teacher
+
+
+def default_teacher(world: str) -> str:
+    """The teacher that `teacher="auto"` means for generators of a world."""
+    return _DEFAULTS[world]
+
+
+def teachers() -> dict[str, str]:
+    """{name: one line about it} of every registered teacher."""
+    return dict(_ABOUT)
+
+
+def _register_builtin() -> None:
+    def scenes() -> Teacher:
+        from ._scenes import ScenesTeacher
+
+        return ScenesTeacher()
+
+    def retinex() -> Teacher:
+        from ._retinex import RetinexTeacher
+
+        return RetinexTeacher()
+
+    register_teacher("scenes", scenes, "normal, depth, albedo, shading of rendered rooms; trained on exact maps")
+    register_teacher("retinex", retinex, "albedo, shading of photographs by colour Retinex; classical, no weights")
+
+
+_register_builtin()
