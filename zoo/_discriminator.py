@@ -37,11 +37,11 @@ class Discriminator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(F.pixel_unshuffle(image, 2)), 0.2) * _GAIN
+        x = _leaky_relu(self.stem(F.pixel_unshuffle(image, 2))) * _GAIN
         for block in self.blocks:
             x = block(x)
-        x = F.leaky_relu(self.conv(_append_deviation(x)), 0.2) * _GAIN
-        x = F.leaky_relu(self.fc(x.flatten(1)), 0.2) * _GAIN
+        x = _leaky_relu(self.conv(_append_deviation(x))) * _GAIN
+        x = _leaky_relu(self.fc(x.flatten(1))) * _GAIN
         return self.out(x)[:, 0].float()
 
     def learning_rate_scales(self) -> dict[str, float]:
@@ -57,9 +57,15 @@ class _Down(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.conv0(x), 0.2) * _GAIN
-        y = F.leaky_relu(self.conv1(F.avg_pool2d(y, 2)), 0.2)      # gain sqrt 2 and the residual's sqrt 1/2 cancel
+        y = _leaky_relu(self.conv0(x)) * _GAIN
+        y = _leaky_relu(self.conv1(F.avg_pool2d(y, 2)))       # gain sqrt 2 and the residual's sqrt 1/2 cancel
         return y + self.skip(F.avg_pool2d(x, 2)) * math.sqrt(0.5)
+
+
+def _leaky_relu(x: Tensor) -> Tensor:
+    """Slope 0.2. Compiled, as a sum: of the comparison inside `F.leaky_relu`, the CPU compiler would keep a mask of
+    bools for the backward pass, and writes and reads one lane at a time (a third of a whole training step)."""
+    return 0.6 * x + 0.4 * x.abs() if torch.compiler.is_compiling() else F.leaky_relu(x, 0.2)
 
 
 def _fan_in_gain(weight: Tensor) -> float:
