@@ -34,7 +34,9 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
         except OSError:
             pass  # the folder that refused the file may refuse this too; the first error is the one to tell
         if isinstance(error, OSError):
-            raise OutputError(error.errno, error.strerror or str(error), str(path)) from error
+            blocked = isinstance(error, FileExistsError)  # by mkdir: a file stands where a folder should
+            reason = "its folder is a file" if blocked else error.strerror or str(error)
+            raise OutputError(error.errno, reason, str(path)) from error
         raise
     _flush_folder(path.parent)
     return path

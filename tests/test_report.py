@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_old_file_and_one_clear_line(tmp_path, monkeypatc
 
 def test_a_folder_that_is_a_file_is_named(tmp_path, metrics, probe):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(OutputError, match="cannot write .*runs.report.html"):
+    with pytest.raises(OutputError, match="cannot write .*runs.report.html: its folder is a file"):
         write_report(tmp_path / "runs" / "report.html", probe, metrics)
 
 
@@ -281,6 +281,13 @@ def test_the_summary_is_a_sentence_for_a_stranger(metrics, probe):
         "Skill 0.63 [0.61, 0.65].")
 
 
+def test_a_checkpoint_is_called_by_its_file_name(tmp_path, metrics, probe):
+    probe["generator"]["name"] = "/somewhere/else/faces.pkl"
+    assert "generator) faces.pkl emits" in summary(probe, metrics)
+    text = write_report(tmp_path / "r.html", probe, metrics).read_text("utf-8")
+    assert "<h1>Surface normals in faces.pkl</h1>" in text and "/somewhere" not in text.split("Make it again")[0]
+
+
 def test_the_verdict_follows_the_intervals(metrics):
     entry = metrics["metrics"]["mean_angular_error"]
     assert "clearly above every control. The best of them is crossed, at skill 0.39; the difference, 0.24" in verdict(
@@ -307,8 +314,8 @@ def test_numbers_are_rounded_to_what_their_interval_allows(probe):
     assert (fixed(-0.001), fixed(-1.5, 1), fixed(None), fixed(float("nan"))) == ("0.00", "−1.5", "–", "–")
     assert [percent(x).replace("\u00a0", " ") for x in (0.0276, 0.00046, 1)] == ["2.8 %", "0.046 %", "100 %"]
     assert exact_errors(probe) == ([("mean angular error", "4.15°")], "seeds 0-499")
-    assert fit_command({"generator": "a b", "steps": 3, "teacher": None, "fast": True}) == (
-        "probes fit \\\n    --generator 'a b' \\\n    --steps 3 \\\n    --fast true")
+    assert fit_command({"generator": "a b", "steps": 3, "teacher": None, "fast": True, "options": {"psi": 1}}) == (
+        "# options: psi = 1\nprobes fit \\\n    --generator 'a b' \\\n    --steps 3 \\\n    --fast true")
 
 
 # ---- the page

@@ -5,7 +5,7 @@ from typing import Any
 
 from ._markup import Markup, join, tag
 from ._schema import Metrics, ProbeInfo
-from ._text import NONE, duration, finite, primary
+from ._text import NONE, duration, finite, generator_name, primary
 
 
 def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
@@ -19,7 +19,7 @@ def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
     if method.get("scope"):
         adapter.append(f"on scope {method['scope']}")
     rows = [
-        ("Generator", _identified(f"{generator['name']}, {generator['family']}, {generator['weights']} weights, "
+        ("Generator", _identified(f"{generator_name(probe)}, {generator['family']}, {generator['weights']} weights, "
                                   f"{generator['resolution']} × {generator['resolution']} px, "
                                   f"{_count(generator['parameters'])} parameters", generator.get("fingerprint"))),
         ("Intrinsic", probe["intrinsic"]["name"] + (f" ({options})" if options else "")),

@@ -22,6 +22,7 @@ from ._text import (
     finite,
     fit_command,
     fixed,
+    generator_name,
     half_width,
     meaning,
     percent,
@@ -53,7 +54,7 @@ def write_report(path: str | Path, probe: ProbeInfo, metrics: Metrics, rows: Seq
     Everything that is missing, null or NaN is left out or shown as a dash. Raises OutputError when the page cannot
     be written, ValueError when metrics["primary"] is not among metrics["metrics"].
     """
-    intrinsic, generator = probe["intrinsic"]["name"], probe["generator"]["name"]
+    intrinsic, generator = probe["intrinsic"]["name"], generator_name(probe)
     title = f"{what(intrinsic)[:1].upper()}{what(intrinsic)[1:]} in {generator}"
     status = str(probe["training"].get("status") or "unknown")
     warning = None if status in _DONE else tag(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from typing import Any
 
@@ -95,6 +96,11 @@ def control_names(metrics: Metrics) -> list[str]:
     return list(dict.fromkeys(name for m in metrics["metrics"].values() for name in m.get("controls") or {}))
 
 
+def generator_name(probe: ProbeInfo) -> str:
+    """The catalog's name; of a checkpoint only the file's name, for a folder says nothing to a reader."""
+    return re.split(r"[/\\]", probe["generator"]["name"])[-1]
+
+
 def what(intrinsic: str) -> str:
     return _WHAT.get(intrinsic, intrinsic)
 
@@ -127,7 +133,7 @@ def summary(probe: ProbeInfo, metrics: Metrics) -> str:
     metric, places = primary(metrics), decimals(primary(metrics))
     unit, label = metric.get("unit", ""), metric["label"]
     verb = "with" if metric.get("better") != "higher" else "reaching"
-    text = (f"With {method_text(probe)} {probe['generator']['name']} emits {what(probe['intrinsic']['name'])} of its "
+    text = (f"With {method_text(probe)} {generator_name(probe)} emits {what(probe['intrinsic']['name'])} of its "
             f"own images {verb} {estimate(metric, places, unit)} {label} against the teacher; predicting the average "
             f"picture gives {estimate(metric.get('trivial'), places, unit)}.")
     if finite(metric.get("skill")) is not None:
@@ -182,7 +188,7 @@ def exact_errors(probe: ProbeInfo) -> tuple[list[tuple[str, str]], str]:
         if isinstance(value, str):
             remarks.append(value)
         elif key.replace("_", " ").split(" ")[0] not in others and finite(value) is not None:
-            label, unit = key.replace("_", " ").removeprefix(intrinsic).strip() or "error", ""
+            label, unit = key.replace("_", " ").removeprefix(intrinsic).strip().replace("delta", "δ") or "error", ""
             for name, short in (("(degrees)", "°"), ("(m)", "m"), ("(°)", "°")):
                 if label.endswith(name):
                     label, unit = label.removesuffix(name).strip(), short
@@ -206,14 +212,21 @@ def teacher_line(probe: ProbeInfo | None, metrics: Metrics) -> str:
 
 
 def fit_command(request: dict[str, Any]) -> str:
-    """`probes fit` with every argument spelled out, one a line, ready for a shell."""
-    lines = ["probes fit"]
+    """`probes fit` with every argument spelled out, one a line, ready for a shell.
+
+    Options in a dict have no flag; they come first, as comments, so that nothing is kept back.
+    """
+    comments, lines = [], ["probes fit"]
     for key, value in request.items():
-        if value is None:
+        if value is None or value == {}:
+            continue
+        if isinstance(value, dict):
+            said = ", ".join(f"{k} = {v}" for k, v in value.items())
+            comments.append(" ".join(f"# {key}: {said}".split()) + "\n")
             continue
         text = value if isinstance(value, str) else json.dumps(value)
         lines.append(f"--{key} {shlex.quote(text)}")
-    return " \\\n    ".join(lines)
+    return "".join(comments) + " \\\n    ".join(lines)
 
 
 def duration(seconds: Any) -> str:
