@@ -100,7 +100,7 @@ def loss_chart(curve: Sequence[tuple[int, float]]) -> Markup | None:
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return None
     steps, values = np.array(points).T
-    half = max(1, len(values) // 60)
+    half = len(values) // 60  # none for a short curve
     median = np.array([np.median(values[max(0, i - half):i + half + 1]) for i in range(len(values))])
     low, high = np.log10(np.percentile(values, 0.2)), np.log10(values.max())
     low, high = (low - 0.05, high + 0.05) if high - low < 0.1 else (low, high)

@@ -91,9 +91,9 @@ def _tiles(probe: ProbeInfo, metrics: Metrics) -> Markup:
     whole = finite(probe["generator"].get("parameters"))
     return tag("dl",
                tile("Probe, " + metric["label"], estimate(metric, places, unit), spread(metric), own=True),
-               tile("Average picture, same measure", estimate(metric.get("trivial"), places, unit),
+               tile("Average picture", estimate(metric.get("trivial"), places, unit),
                     spread(metric.get("trivial"))),
-               tile("Skill, 0 to 1", fixed(metric.get("skill")), range_text(metric.get("skill_ci95"))),
+               tile("Skill", fixed(metric.get("skill")), range_text(metric.get("skill_ci95"))),
                tile("Trained parameters", f"{parameters:,.0f}" if parameters else "–",
                     (f"{percent(parameters / whole)} of the generator; " if parameters and whole else "")
                     + (f"scored on {n:,.0f} images" if n else "")),
@@ -123,7 +123,7 @@ def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
     lines, remark = exact_errors(probe)
     if lines:
         listed = ", ".join(f"{value} {label}" for label, value in lines)
-        teacher = f"Against exact ground truth the teacher's own error is {listed}{f' ({remark})' if remark else ''}."
+        teacher = f"Against exact ground truth it scores {listed} itself{f' ({remark})' if remark else ''}."
     else:
         teacher = "How far the teacher is from exact ground truth is not known here."
     return tag(
