@@ -5,6 +5,7 @@ such blocks the generator draws what it drew before the first adapter came, bit 
 """
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -111,7 +112,8 @@ def attach(generator: Generator, name: str, scope: str = "affine", rank: int = 8
         raise ValueError(f"name: expected a name without dots that no adapter on {generator.name} has, got {name!r}")
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=sites, lora_dropout=0.0,
                         bias="none")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")      # several adapters are the point
         torch.manual_seed(seed)
         inject_adapter_in_model(config, generator.network, adapter_name=name)
     adapter = LoRA(generator, name, config)

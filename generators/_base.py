@@ -114,14 +114,16 @@ class Generator(ABC):
         return {}
 
 
-def check_classes(generator: Generator, count: int, classes: Sequence[int] | None) -> list[int] | None:
-    """Validates class labels against a generator: one a seed, or one for all; None where there are no classes."""
+def check_classes(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None) -> list[int] | None:
+    """Validates class labels against a generator: one a seed, or one for all; by default the seed modulo the number of
+    classes. None where there are no classes."""
     if generator.num_classes == 0:
         if classes is not None:
             raise ValueError(f"classes: {generator.name} is unconditional; leave classes out")
         return None
     if classes is None:
-        return [s % generator.num_classes for s in range(count)]
+        return [int(s) % generator.num_classes for s in seeds]
+    count = len(seeds)
     labels = list(classes) * (count if len(classes) == 1 else 1)
     if len(labels) != count or any(not 0 <= c < generator.num_classes for c in labels):
         raise ValueError(f"classes: expected one label, or one for each of {count} seeds, in 0 … "

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from generators import Generator
 
-from ._files import write_text_atomically
+from ._files import OutputError, write_text_atomically
 from ._intrinsics import Intrinsic
 from .teachers import Teacher
 
@@ -153,10 +153,9 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         values["target"] = encoded.cpu().numpy().astype(request.dtype)
         for name, value in values.items():
             if name not in arrays:
-                mode, path = ("r+" if start else "w+"), part / f"{name}.npy"
-                shape = (total, *value.shape[1:])
-                arrays[name] = (np.lib.format.open_memmap(path, mode) if start else
-                                np.lib.format.open_memmap(path, mode, value.dtype, shape))
+                path = part / f"{name}.npy"
+                arrays[name] = (np.lib.format.open_memmap(path, "r+") if start else
+                                _allocate(path, value.dtype, (total, *value.shape[1:])))
             arrays[name][start:stop] = value
         if stop == total or (start // batch) % 8 == 7:      # a killed build goes on from here
             for array in arrays.values():
@@ -175,6 +174,20 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
+
+
+def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory map whose space on disk is taken now: a full disk must be an error, not a crash later."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        except OSError as error:
+            del array
+            path.unlink()
+            raise OutputError(error.errno, error.strerror, str(path)) from error
+    return array
 
 
 def _verified(folder: Path) -> Bank:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class LatentRegression(Control):
     def __init__(self, generator: Generator, bank: Bank):
         everything = slice(0, len(bank))
         x = generator.latent(bank.state(everything)).double()
-        y = torch.from_numpy(bank.targets[everything]).flatten(1)
+        y = torch.from_numpy(np.array(bank.targets)).flatten(1)
         self.centre, self.scale = x.mean(0), x.std(0) + 1e-8
         self.shape = bank.targets.shape[1:]
         x = self._features(x)
@@ -81,7 +82,7 @@ class RGBRegression(Control):
         for i in range(0, len(bank), _BATCH):
             rows = slice(i, min(i + _BATCH, len(bank)))
             x = self._features(generator, bank.state(rows))
-            y = torch.from_numpy(bank.targets[rows]).float().permute(2, 3, 0, 1)
+            y = torch.from_numpy(bank.targets[rows].astype(np.float32)).permute(2, 3, 0, 1)
             xx, xy = xx + x.mT @ x, xy + x.mT @ y
         penalty = self.ridge * len(bank) * torch.diag(torch.tensor([1.0, 1.0, 1.0, 1e-3]))
         self.weight = torch.linalg.solve(xx + penalty, xy)       # [H, W, 4, C]

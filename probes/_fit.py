@@ -213,7 +213,7 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
                               settings.alpha, settings.seed)
     schedule = Schedule(settings.steps, settings.batch, settings.learning_rate, settings.seed)
     record = _record(generator, intrinsic, teacher, adapter, settings, bank.key)
-    probe = Probe(generator, adapter, intrinsic, record, source)
+    probe = Probe(generator, adapter, intrinsic, record, source, teacher)
     identity = hashlib.sha256(json.dumps([settings.as_dict(), bank.key, generator.fingerprint],
                                          sort_keys=True).encode()).hexdigest()
     try:
@@ -304,10 +304,10 @@ def _write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
     name, prediction = probe.intrinsic.name, probe.predict(seeds)
     taught = probe.intrinsic.to_map(probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)))
-                                    .target(slice(0, len(seeds)))).numpy()
+                                    .target(slice(0, len(seeds))))
     primary = evaluation.metrics["primary"]
-    captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}" for i, s in enumerate(seeds)]
-    sheet({"image": prediction.image.numpy(), "teacher": display(name, taught),
-           "probe": display(name, prediction.map.numpy(), like=taught)}, folder / "samples.png", captions=captions)
-    write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows,
-                 (folder / "samples.png").read_bytes(), probe.curve)
+    unit = evaluation.metrics["metrics"][primary]["unit"]
+    captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
+    picture = sheet({"image": prediction.image, "teacher": display(name, taught),
+                     "probe": display(name, prediction.map, like=taught)}, folder / "samples.png", captions=captions)
+    write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)

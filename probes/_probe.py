@@ -20,7 +20,7 @@ from ._controls import CLOSED_FORM, Trivial
 from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
 from .metrics import get_protocol, summarise
-from .teachers import get_teacher
+from .teachers import Teacher, get_teacher
 
 Scores = dict[str, np.ndarray]
 _BATCH = 64
@@ -50,7 +50,7 @@ class Prediction:
         """Writes a labelled PNG: one row a seed, image and prediction."""
         from .report import display, sheet
 
-        sheet({"image": self.image.numpy(), "probe": display(self.intrinsic.name, self.map.numpy())}, path,
+        sheet({"image": self.image, self.intrinsic.name: display(self.intrinsic.name, self.map)}, path,
               captions=[f"seed {s}" for s in self.seeds])
 
 
@@ -82,6 +82,7 @@ class Probe:
         intrinsic: what it emits
         record: the contents of probe.json: everything needed to rebuild and reproduce
         source: draws latents and images; the generator itself, except in the crossed control
+        teacher: labels them; looked up by the record's name where it is not given
         last_evaluation: what `evaluate` returned last
     """
 
@@ -90,6 +91,7 @@ class Probe:
     intrinsic: Intrinsic
     record: dict
     source: Generator | None = None
+    teacher: Teacher | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
     last_evaluation: Evaluation | None = None
 
@@ -182,7 +184,8 @@ class Probe:
 
     def bank(self, seeds: range, dtype: str = "float32") -> Bank:
         """The stored pairs of `seeds`, drawn by this probe's generator and labelled by its teacher."""
-        teacher = get_teacher(self.record["teacher"]["name"], self.intrinsic.name).to(self.generator.device)
+        teacher = get_teacher(self.teacher or self.record["teacher"]["name"], self.intrinsic.name)
+        self.teacher = teacher.to(self.generator.device)
         if teacher.fingerprint != self.record["teacher"]["fingerprint"]:
             raise RunError(f"teacher: {teacher.name} has changed since this probe was fitted (version "
                            f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")

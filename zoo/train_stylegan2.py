@@ -134,9 +134,9 @@ class Trainer:
         half_life = min(self.recipe.ema_kimg * 1000, 0.05 * self.images)
         weight = 1 - 0.5 ** (self.recipe.batch / max(half_life, 1e-8))
         with torch.no_grad():
-            pairs = zip(self.ema.state_dict().values(), self.generator.state_dict().values(), strict=True)
-            torch._foreach_lerp_(*map(list, zip(*[(a, b) for a, b in pairs if a.is_floating_point()])), weight)
-        return dict(loss_g=loss_g.item(), loss_d=loss_d.item(), **({"r1": penalty.item()} if penalty is not None else {}))
+            torch._foreach_lerp_(list(self.ema.state_dict().values()), list(self.generator.state_dict().values()), weight)
+        losses = dict(loss_g=loss_g.item(), loss_d=loss_d.item())
+        return losses if penalty is None else dict(losses, r1=penalty.item())
 
     def state(self) -> dict:
         return dict(generator=self.generator.state_dict(), discriminator=self.discriminator.state_dict(),

@@ -48,9 +48,9 @@ def losses(raw: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
     normal = F.normalize(raw[:, :3].float(), dim=1)
     cosine = (1 - (normal * target["normal"]).sum(1)).mean() + 0.5 * (normal - target["normal"]).abs().mean()
     total = cosine
-    for part, name, weight in ((raw[:, 3:4], "depth", 2.0), (raw[:, 4:7], "albedo", 2.0), (raw[:, 7:8], "shading", 2.0)):
-        difference = part.float() - target[name]
-        total = total + weight * (difference.abs().mean() + difference.square().mean())
+    for channels, name in ((slice(3, 4), "depth"), (slice(4, 7), "albedo"), (slice(7, 8), "shading")):
+        difference = raw[:, channels].float() - target[name]
+        total = total + 2 * (difference.abs().mean() + difference.square().mean())
     return total
 
 
@@ -62,7 +62,8 @@ class Batches:
     def __call__(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         n = self.recipe.batch
         picks = torch.randint(len(self.store), (n,), generator=self.rng).numpy()
-        maps = {k: torch.from_numpy(self.store.batch(k, picks)) for k in ("image", "normal", "depth", "albedo", "shading")}
+        names = ("image", "normal", "depth", "albedo", "shading")
+        maps = {name: torch.from_numpy(self.store.batch(name, picks)) for name in names}
         flip = torch.rand(n, generator=self.rng) < 0.5
         for value in maps.values():
             value[flip] = value[flip].flip(3)
@@ -121,8 +122,8 @@ def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), devi
     torch.manual_seed(recipe.seed)
     store = Store(data)
     network = ScenesNet().to(where, memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5 ** (1 / recipe.ema_steps)), use_buffers=True)
+    averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(0.5 ** (1 / recipe.ema_steps))
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.05)
     batches = Batches(store, recipe, where)
@@ -153,7 +154,8 @@ def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), devi
         now = time.time()
         seconds, clock = seconds + now - clock, now
         if now - last_log > 20:
-            print(f"step {step}/{steps}  loss {loss.item():.4f}  {step * recipe.batch / seconds:.0f} images/s", flush=True)
+            rate = step * recipe.batch / seconds
+            print(f"step {step}/{steps}  loss {loss.item():.4f}  {rate:.0f} images/s", flush=True)
             last_log = now
         if now - last_save > 180 or step == steps:
             state = {name: part.state_dict() for name, part in parts.items()}

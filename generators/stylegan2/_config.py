@@ -6,8 +6,9 @@ arXiv 1912.04958, appendix B).
 
 import dataclasses
 import math
+from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
-from typing import Any, Literal, Mapping as MappingType
+from typing import Any, Literal
 
 ARCHITECTURES = ("skip", "resnet", "orig")
 ACTIVATIONS = ("lrelu", "relu", "linear")

@@ -35,8 +35,9 @@ class StyleGAN2(Generator):
 
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
         z_dim = self.network.config.z_dim
+        seeds = list(seeds)
         z = torch.stack([torch.randn(z_dim, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
-        labels = check_classes(self, len(z), classes)
+        labels = check_classes(self, seeds, classes)
         source = {"z": z}
         if labels is not None:
             source["c"] = torch.nn.functional.one_hot(torch.tensor(labels), self.num_classes).float()
@@ -62,7 +63,7 @@ class StyleGAN2(Generator):
 
     def sites(self, scope: str = "affine") -> list[str]:
         resolutions = affine_resolutions(self.network)
-        names = [n for n in affine_names(self.network)]
+        names = affine_names(self.network)
         if scope == "affine":
             return names
         if scope == "affine-convs":

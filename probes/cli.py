@@ -1,0 +1,161 @@
+"""The `probes` command. Every subcommand is a function of the API: its signature is the command line and the YAML."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+
+def list_(what: Literal["generators", "intrinsics", "teachers", "methods", "protocols"]) -> None:
+    """Lists what there is by name.
+
+    Args:
+        what: generators, intrinsics, teachers, methods or protocols
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, width in _COLUMNS[what]:
+        table.add_column(column, no_wrap=width, overflow="fold")
+    for row in _ROWS[what]():
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def convert(source: str, target: str, overwrite: bool = False) -> None:
+    """Reads an NVIDIA checkpoint without running anything in it and writes it as safetensors.
+
+    Args:
+        source: .pkl of stylegan2-ada-pytorch, stylegan3 or the TensorFlow original
+        target: .safetensors to write
+        overwrite: replace the target
+    """
+    from generators.checkpoints import convert as run
+
+    done = run(source, target, overwrite=overwrite)
+    print(f"{done.destination}: {done.family}, {done.parameters:,} parameters")
+
+
+def predict(run: str, seeds: int = 8, first_seed: int = 0, output: str = "prediction.png", device: str = "cpu") -> None:
+    """Draws images and their intrinsic with a saved probe.
+
+    Args:
+        run: folder that `probes fit` wrote
+        seeds: how many
+        first_seed: the first of them
+        output: a .png to look at; the map itself goes beside it as .npy, float32
+        device: cpu or cuda
+    """
+    import io
+
+    import numpy as np
+
+    from ._files import write_bytes_atomically
+    from ._probe import load
+
+    prediction = load(run, device=device).predict(range(first_seed, first_seed + seeds))
+    prediction.save_picture(output)
+    array = io.BytesIO()
+    np.save(array, prediction.map.numpy())
+    beside = write_bytes_atomically(Path(output).with_suffix(".npy"), array.getvalue())
+    print(f"{output}, {beside}: {prediction.intrinsic.name} of seeds {first_seed} … {first_seed + seeds - 1} "
+          f"({prediction.intrinsic.description})")
+
+
+def evaluate(run: str, seeds: int = 500, controls: list[str] = ["latent", "rgb"],  # noqa: B006
+             device: str = "cpu") -> None:
+    """Scores a saved probe again, on any number of unseen seeds, and prints the table.
+
+    Args:
+        run: folder that `probes fit` wrote
+        seeds: how many, from 0
+        controls: latent, rgb
+        device: cpu or cuda
+    """
+    from rich.console import Console
+
+    from ._probe import load
+    from .report import result_table
+
+    probe = load(run, device=device)
+    result = probe.evaluate(seeds, controls)
+    Console(highlight=False).print(result_table(result.metrics, probe.record))
+
+
+def _generators():
+    from generators import catalog
+
+    return [(e.name, e.family, f"{e.resolution} px", e.kind, f"{e.description}; {e.license.split(' (')[0]}")
+            for e in catalog().values()]
+
+
+def _intrinsics():
+    from ._intrinsics import intrinsics
+
+    return [(i.name, str(i.channels), i.description) for i in intrinsics().values()]
+
+
+def _teachers():
+    from .teachers import teachers
+
+    return list(teachers().items())
+
+
+def _methods():
+    return [("lora", "low-rank update of the sites' weights (PEFT)")]
+
+
+def _protocols():
+    from .metrics import protocols
+
+    return [(str(p), ", ".join(p.metrics), p.description) for p in protocols().values()]
+
+
+_ROWS: dict[str, Callable] = dict(generators=_generators, intrinsics=_intrinsics, teachers=_teachers, methods=_methods,
+                                  protocols=_protocols)
+_COLUMNS = dict(
+    generators=[("name", True), ("family", True), ("size", True), ("kind", True), ("about; licence", False)],
+    intrinsics=[("name", True), ("channels", True), ("unit and frame", False)],
+    teachers=[("name", True), ("about", False)], methods=[("name", True), ("about", False)],
+    protocols=[("name", True), ("metrics", False), ("definition", False)])
+
+
+def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
+    from ._fit import fit
+
+    # name -> (function, whether required arguments are positional, arguments that are no options of the command)
+    commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
+                "convert": (convert, True)}
+    parser = ArgumentParser(prog="probes", description=__doc__)
+    sub = parser.add_subcommands(required=True)
+    for name, (function, positional) in commands.items():
+        own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
+        own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+        own.add_function_arguments(function, as_group=False, as_positional=positional)
+        sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
+    return parser, {name: function for name, (function, _) in commands.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; errors that a user can mend are one line, without a traceback."""
+    parser, functions = _parser()
+    parsed: Namespace = parser.parse_args(arguments)
+    options = dict(parsed[parsed.subcommand].items())
+    options.pop("config", None)
+    try:
+        functions[parsed.subcommand](**options)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"probes {parsed.subcommand}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The main road: fit, run folder, load, predict, evaluate, several probes on one generator, controls, bad input."""
+import csv
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from families import FAMILIES
+from tiny import SMALL
+
+import adapters
+import generators
+import probes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "shading"
+    probe = probes.fit("stylegan2-scenes", out=str(folder), controls=("latent", "rgb", "random", "crossed"), **SMALL)
+    return folder, probe
+
+
+def test_run_folder_is_complete_and_consistent(run):
+    folder, probe = run
+    names = {p.name for p in folder.iterdir()}
+    assert {"adapter", "probe.json", "metrics.json", "samples.csv", "samples.png", "report.html"} <= names
+    assert not {n for n in names if "training-state" in n or n.endswith(".tmp")}
+    record = json.loads((folder / "probe.json").read_text())
+    assert record["generator"]["fingerprint"] == generators.load("stylegan2-scenes").fingerprint
+    assert record["method"]["parameters"] == probe.adapter.size and len(record["method"]["sites"]) == 14
+    metrics = json.loads((folder / "metrics.json").read_text())
+    entry = metrics["metrics"][metrics["primary"]]
+    assert entry["n"] == 8 and entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
+    assert entry["skill"] == pytest.approx(1 - entry["value"] / entry["trivial"]["value"])
+    assert set(entry["controls"]) == {"latent", "rgb", "random", "crossed"}
+    with open(folder / "samples.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["seed"]) for r in rows] == list(range(8))
+    assert np.mean([float(r["rms"]) for r in rows]) == pytest.approx(entry["value"], rel=1e-5)
+    assert np.mean([float(r["crossed_rms"]) for r in rows]) == pytest.approx(entry["controls"]["crossed"]["value"], rel=1e-5)
+    page = (folder / "report.html").read_text()
+    assert "data:image/png;base64," in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_training_taught_it_something(run):
+    _, probe = run
+    assert probe.curve[-1][1] < 0.6 * probe.curve[0][1]
+
+
+def test_adapter_files_are_pefts(run):
+    folder, probe = run
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["r"] == 2 and config["target_modules"] == probe.adapter.site_names
+    tensors = safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
+    from peft import PeftConfig, set_peft_model_state_dict
+
+    network = generators.load("stylegan2-scenes").network
+    peft_config = PeftConfig.from_pretrained(folder / "adapter")
+    adapters._lora.inject_adapter_in_model(peft_config, network, "default")
+    result = set_peft_model_state_dict(network, {k.removeprefix("base_model.model."): v for k, v in tensors.items()})
+    assert not result.unexpected_keys
+
+
+def test_load_predicts_the_same_and_generator_stays_untouched(run):
+    folder, probe = run
+    before = probe.predict(range(3))
+    loaded = probes.load(folder)
+    after = loaded.predict(range(3))
+    assert torch.equal(before.map, after.map) and torch.equal(before.image, after.image)
+    plain = generators.load("stylegan2-scenes")
+    state = plain.prepare(plain.sample(range(3)))
+    assert torch.equal(loaded.generator.forward(state), plain.forward(state))
+    again = loaded.evaluate(8)
+    assert again.skill == pytest.approx(probe.last_evaluation.skill, abs=1e-6)
+
+
+def test_several_probes_share_a_generator(run, tmp_path):
+    folder, _ = run
+    generator = generators.load("stylegan2-scenes")
+    state = generator.prepare(generator.sample(range(2)))
+    untouched = generator.forward(state)
+    other = probes.fit(generator, out=str(tmp_path / "albedo"), **{**SMALL, "intrinsic": "albedo", "steps": 10, "evaluate": 0})
+    shading, again = probes.load(folder, generator), probes.load(folder, generator)
+    first = shading.predict(range(2)).map
+    assert torch.equal(again.predict(range(2)).map, first)
+    assert other.predict(range(2)).map.shape[1] == 3
+    assert torch.equal(shading.predict(range(2)).map, first)
+    assert torch.equal(generator.forward(state), untouched)
+
+
+def test_a_finished_run_is_loaded_and_another_is_refused(run):
+    folder, probe = run
+    stamp = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    settings = dict(SMALL, out=str(folder), controls=("latent", "rgb", "random", "crossed"))
+    assert probes.fit("stylegan2-scenes", **settings).record == json.loads((folder / "probe.json").read_text())
+    assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(probes.RunError, match="another steps.*--overwrite"):
+        probes.fit("stylegan2-scenes", **{**settings, "steps": 61})
+
+
+def test_a_probe_fits_only_its_generator(run, tmp_path):
+    folder, _ = run
+    with pytest.raises(probes.RunError, match="fingerprint"):
+        probes.load(folder, FAMILIES["stylegan2"][0]())
+    with pytest.raises(probes.RunError, match="not a finished run"):
+        probes.load(tmp_path)
+    broken = tmp_path / "broken"
+    import shutil
+
+    shutil.copytree(folder, broken)
+    weights = broken / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(probes.RunError, match="damaged"):
+        probes.load(broken)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "stylegan2-scenes"])
+def test_every_family_fits_saves_and_loads(family, tmp_path):
+    generator = FAMILIES[family][0]()
+    probe = probes.fit(generator, out=str(tmp_path), **{**SMALL, "steps": 12})
+    loaded = probes.load(tmp_path, FAMILIES[family][0]())
+    assert torch.equal(loaded.predict([5]).map, probe.predict([5]).map)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(intrinsic="shadng"), "did you mean 'shading'"),
+    (dict(teacher="brightnes"), "did you mean 'brightness'"),
+    (dict(method="lroa"), "did you mean 'lora'"),
+    (dict(controls=["latant"]), "did you mean 'latent'"),
+    (dict(generator="stylegan2-scene"), "did you mean 'stylegan2-scenes'"),
+    (dict(teacher="retinex", intrinsic="normal"), "cannot label normal"),
+    (dict(scope="affin"), "has no scope"),
+    (dict(rank=0), "rank: expected at least 1"),
+    (dict(steps=0), "steps: expected at least 1"),
+    (dict(learning_rate=-1.0), "learning_rate"),
+    (dict(evaluate=-1), "evaluate"),
+])
+def test_bad_input_names_the_argument(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        probes.fit(**{"generator": "stylegan2-scenes", **SMALL, "out": str(tmp_path), **change})
+
+
+def test_bad_seeds(run):
+    _, probe = run
+    with pytest.raises(ValueError, match="seeds"):
+        probe.predict([])
+    with pytest.raises(ValueError, match="overlaps"):
+        probe.evaluate(range(1_000_000, 1_000_005))

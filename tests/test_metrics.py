@@ -1,0 +1,101 @@
+"""Protocols against hand-computed cases; intervals; intrinsics' codings; the Fréchet distance; Retinex."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import probes
+from probes import metrics
+from probes._frechet import frechet_distance
+from probes.teachers import get_teacher
+from probes.teachers._retinex import integrate
+
+
+def unit(x, y, z):
+    return torch.tensor([x, y, z], dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+
+
+def test_angular_errors_by_hand():
+    facing, floor = unit(0, 0, -1), unit(0, -1, 0)
+    tilted = unit(0, -math.sin(math.radians(20)), -math.cos(math.radians(20)))
+    score = metrics.get_protocol("normal-per-image").score
+    assert score(facing, facing)["mean_angular_error"].item() == 0
+    assert score(floor, facing)["mean_angular_error"].item() == pytest.approx(90, abs=1e-4)
+    got = score(tilted, facing)
+    assert got["mean_angular_error"].item() == pytest.approx(20, abs=1e-4)
+    assert (got["within_11.25"].item(), got["within_22.5"].item()) == (0, 1)
+    assert score(-facing, facing)["mean_angular_error"].item() == pytest.approx(180, abs=1e-4)
+
+
+def test_depth_and_rms_by_hand():
+    target = torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 1, 2, 2)
+    got = metrics.get_protocol("depth-metric").score(target * 1.2, target)
+    assert got["abs_rel"].item() == pytest.approx(0.2, abs=1e-6) and got["delta1"].item() == 1
+    assert got["rms"].item() == pytest.approx(0.2 * math.sqrt(85 / 4), rel=1e-5)
+    assert metrics.get_protocol("depth-metric").score(target * 1.3, target)["delta1"].item() == 0
+    rms = metrics.get_protocol("image-rms").score(torch.full((1, 3, 2, 2), 0.75), torch.full((1, 3, 2, 2), 0.5))
+    assert rms["rms"].item() == pytest.approx(0.25)
+    with pytest.raises(probes.metrics.unknown("x", "y", ["z"]).__class__, match="depth-metric"):
+        metrics.get_protocol("depth-metrics")
+
+
+def test_intervals_cover_and_skill_is_paired():
+    rng = np.random.default_rng(1)
+    means = [metrics.bootstrap_mean(rng.normal(3, 1, 100), seed=i) for i in range(100)]
+    assert 88 <= sum(lo < 3 < hi for lo, hi in means) <= 100
+    trivial = rng.uniform(1, 9, 200)
+    lo, hi = metrics.bootstrap_skill(trivial / 2, trivial)
+    assert lo == pytest.approx(0.5) and hi == pytest.approx(0.5)
+    protocol = metrics.get_protocol("image-rms")
+    table = metrics.summarise(protocol, dict(rms=trivial / 2, l1=trivial), dict(rms=trivial, l1=trivial), {})
+    assert table["rms"]["skill"] == pytest.approx(0.5) and table["l1"]["skill"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name", probes.intrinsics())
+def test_codings_round_trip(name):
+    intrinsic = probes.get_intrinsic(name)
+    values = torch.rand(2, intrinsic.channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    values = torch.nn.functional.normalize(values - 0.5, dim=1) if name == "normal" else values
+    values = values * 5 + 1 if name == "depth" else values
+    image = intrinsic.to_image(values)
+    assert image.shape == (2, 3, 4, 4) and image.abs().max() <= 1 + 1e-6
+    torch.testing.assert_close(intrinsic.to_map(image), values, atol=1e-5, rtol=1e-5)
+    assert intrinsic.loss(image, image).item() == pytest.approx(0, abs=1e-6)
+    assert intrinsic.loss(image * 0.5, image).item() > 0.01
+
+
+def test_intrinsics_are_registered_once_and_options_are_checked():
+    with pytest.raises(ValueError, match="already"):
+        depth = probes.get_intrinsic("depth")
+        probes.register_intrinsic(depth.with_options({"far": 20.0}))
+    with pytest.raises(ValueError, match="no option 'gamma'"):
+        probes.get_intrinsic("albedo").with_options({"gamma": 2})
+    with pytest.raises(ValueError, match="did you mean 'normal'"):
+        probes.get_intrinsic("normals")
+
+
+def test_frechet_distance_of_gaussians():
+    rng = torch.Generator().manual_seed(0)
+    a = torch.randn(4000, 8, generator=rng)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, a + 2) == pytest.approx(8 * 4, rel=1e-6)
+    assert frechet_distance(a, a * 3) == pytest.approx(8 * 4, rel=0.1)          # (3 - 1)² a dimension
+    b = torch.randn(4000, 8, generator=rng)
+    assert 0 < frechet_distance(a, b) < 0.05
+
+
+def test_retinex_separates_a_painted_edge_from_a_gradient():
+    field = torch.randn(2, 1, 9, 7, generator=torch.Generator().manual_seed(0))
+    back = integrate(field.diff(dim=2), field.diff(dim=3))
+    torch.testing.assert_close(back, field - field.mean((2, 3), keepdim=True), atol=1e-4, rtol=1e-4)
+    ramp = torch.linspace(0.2, 0.9, 32).expand(32, 32)
+    colour = torch.where(torch.arange(32)[:, None] < 16, torch.tensor([0.8, 0.2, 0.2])[:, None, None],
+                         torch.tensor([0.2, 0.3, 0.8])[:, None, None])
+    image = probes.data.colour.linear_to_srgb(colour * ramp)[None] * 2 - 1
+    teacher = get_teacher("retinex", "albedo")
+    shading = probes.data.colour.srgb_to_linear(teacher.label(image, "shading"))[0, 0]
+    assert np.corrcoef(shading.flatten(), ramp.flatten())[0, 1] > 0.99
+    assert (shading[12, 16] / shading[20, 16]).item() == pytest.approx(1, abs=0.1)
+    with pytest.raises(ValueError, match="cannot label normal.*albedo"):
+        get_teacher("retinex", "normal")

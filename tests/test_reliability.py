@@ -1,0 +1,202 @@
+"""Killed, starved, altered, contended: what a fit and a bank do when the world is unkind."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from families import FAMILIES
+from tiny import SMALL, Brightness
+
+import probes
+from probes._bank import Request, open_bank
+
+HERE = Path(__file__).parent
+SCRIPT = """
+import sys; sys.path.insert(0, sys.argv[2])
+from tiny import SMALL
+import probes
+probes.fit("stylegan2-scenes", out=sys.argv[1], save_every=0.0, **{**SMALL, "steps": int(sys.argv[3]), "evaluate": 0})
+"""
+
+
+def start(out: Path, cache: Path, steps: int = 30) -> subprocess.Popen:
+    environment = dict(os.environ, PROBES_CACHE=str(cache), OMP_NUM_THREADS="1")
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(HERE), str(steps)], env=environment)
+
+
+def weights(folder: Path):
+    return safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_killed_fits_end_in_the_same_weights(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert start(straight, tmp_path / "cache", 120).wait(300) == 0
+    kills = 0
+    for _ in range(3):
+        process = start(killed, tmp_path / "other-cache", 120)       # a bank of its own, killed on the way too
+        state, began = killed / "training-state", time.time()
+        mark = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and time.time() - began < 120:
+            if state.exists() and state.stat().st_mtime_ns != mark:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert kills >= 2
+    assert start(killed, tmp_path / "other-cache", 120).wait(300) == 0
+    expected, found = weights(straight), weights(killed)
+    assert all(torch.equal(expected[k], found[k]) for k in expected) and set(expected) == set(found)
+
+
+def request(samples=20):
+    return Request(FAMILIES["stylegan2"][0](), Brightness(), probes.get_intrinsic("albedo"), 7, samples)
+
+
+def test_a_bank_holds_what_generator_and_teacher_say_and_is_built_once(tmp_path):
+    asked = request()
+    built = []
+    bank = open_bank(asked, tmp_path, batch=6, progress=lambda done, total: built.append(done))
+    assert built == [6, 12, 18, 20] and len(bank) == 20
+    state, target = bank.batch(np.array([3, 19]))
+    image = asked.generator.forward(asked.generator.prepare(asked.generator.sample([10, 26]))).clamp(-1, 1)
+    torch.testing.assert_close(state["w"], asked.generator.prepare(asked.generator.sample([10, 26]))["w"])
+    torch.testing.assert_close(target, asked.intrinsic.to_image(asked.teacher.label(image, "albedo")), atol=2e-3, rtol=0)
+    torch.testing.assert_close(bank.trivial[0], bank.target(slice(None)).mean(0), atol=1e-5, rtol=1e-4)
+    built.clear()
+    assert open_bank(asked, tmp_path, progress=lambda *a: built.append(a)).key == bank.key and not built
+    assert open_bank(request(21), tmp_path).key != bank.key
+
+
+def test_a_bank_build_goes_on_where_it_was_killed(tmp_path):
+    asked, seen = request(40), []
+
+    class Killed(BaseException):
+        pass
+
+    def die(done, total):
+        if done == 36:
+            raise Killed
+
+    with pytest.raises(Killed):
+        open_bank(asked, tmp_path, batch=4, progress=die)
+    bank = open_bank(asked, tmp_path, batch=4, progress=lambda done, total: seen.append(done))
+    assert seen[0] == 36 and len(seen) == 2                       # 32 rows were safe
+    whole = open_bank(asked, tmp_path / "whole", batch=4)
+    assert np.array_equal(bank.targets, whole.targets) and torch.equal(bank.mean, whole.mean)
+
+
+def test_two_processes_share_one_bank(tmp_path):
+    """Two fits at once that want the same pairs: both finish, one bank is there."""
+    first, second = start(tmp_path / "a", tmp_path / "cache"), start(tmp_path / "b", tmp_path / "cache")
+    assert first.wait(300) == 0 and second.wait(300) == 0
+    assert len(list((tmp_path / "cache" / "banks").glob("*/manifest.json"))) == 1
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "manifest"])
+def test_damaged_banks_are_named(tmp_path, damage):
+    bank = open_bank(request(), tmp_path)
+    file = bank.folder / ("manifest.json" if damage == "manifest" else "target.npy")
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "altered":
+        content[-7] ^= 1
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[:-50])
+    with pytest.raises(probes.BankError, match=f"{file.name}.*delete"):
+        open_bank(request(), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "foreign"])
+def test_damaged_training_states_are_named(tmp_path, damage):
+    settings = {**SMALL, "evaluate": 0, "out": str(tmp_path), "save_every": 0.0}
+
+    class Stop(Exception):
+        pass
+
+    generator = FAMILIES["stylegan2"][0]()
+    state = tmp_path / "training-state"
+    kept = {}
+    original = probes._fit.Probe.save
+
+    def stop(self, folder):
+        kept["state"] = state.read_bytes()
+        raise Stop
+
+    probes._fit.Probe.save = stop
+    try:
+        with pytest.raises(Stop):
+            probes.fit(generator, **settings)
+    finally:
+        probes._fit.Probe.save = original
+    content = bytearray(kept["state"])
+    if damage == "altered":
+        content[-3] ^= 1
+    state.write_bytes(content[:-20] if damage == "truncated" else content)
+    if damage == "foreign":
+        settings["learning_rate"] = 0.02
+    with pytest.raises(probes.TrainingStateError, match="training-state.*(altered|other settings)"):
+        probes.fit(FAMILIES["stylegan2"][0](), **settings)
+
+
+def test_a_loss_that_turns_nan_keeps_the_last_good_adapter(tmp_path, monkeypatch):
+    intrinsic = probes.get_intrinsic("shading")
+    calls = []
+
+    def loss(prediction, target):
+        calls.append(1)
+        value = (prediction - target).square().mean()
+        return value * float("nan") if len(calls) == 15 else value
+
+    from dataclasses import replace
+
+    with pytest.raises(probes.DivergedError, match="step 14.*learning_rate"):
+        probes.fit("stylegan2-scenes", replace(intrinsic, loss=loss), out=str(tmp_path),
+                   **{k: v for k, v in SMALL.items() if k != "intrinsic"})
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
+    assert probes.load(tmp_path).record["training"]["status"] == "diverged"
+
+
+def test_two_fits_of_one_folder_and_unwritable_folders(tmp_path):
+    from filelock import FileLock
+
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(probes.RunError, match="another fit is writing"):
+        probes.fit("stylegan2-scenes", out=str(out), **SMALL)
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(probes.OutputError, match="cannot write.*choose another"):
+        probes.fit("stylegan2-scenes", out=str(blocked / "run"), **SMALL)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    import errno
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(probes.OutputError, match="No space left on device.*free some space"):
+        probes.fit("stylegan2-scenes", out=str(tmp_path), **SMALL)
+
+
+def test_a_teacher_that_says_nan_is_named(tmp_path):
+    class Broken(Brightness):
+        name = "broken"
+
+        def label(self, image, intrinsic):
+            return super().label(image, intrinsic) * float("nan")
+
+    with pytest.raises(probes.BankError, match="broken returned values that are not finite"):
+        probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Broken()})
