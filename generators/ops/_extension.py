@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -53,7 +54,7 @@ class Extension:
                 return f"torch {torch.__version__} is built without CUDA"
             if not torch.cuda.is_available():
                 return "no CUDA device"
-            if cpp_extension.CUDA_HOME is None or not Path(cpp_extension.CUDA_HOME, "bin", "nvcc").exists():
+            if cpp_extension.CUDA_HOME is None or not shutil.which(os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")):
                 return "nvcc not found: install the CUDA toolkit or set CUDA_HOME"
         if shutil.which(compiler()) is None:
             return f"no C++ compiler: {compiler()} not found (set CXX)"
@@ -79,7 +80,7 @@ class Extension:
         from torch.utils import cpp_extension
 
         parts = [torch.__version__, str(torch.version.cuda), *_CXX_FLAGS, *_OPENMP, os.environ.get("CXX", "")]
-        parts += [str(torch._C._GLIBCXX_USE_CXX11_ABI), sys.platform]
+        parts += [sys.version, sys.platform, platform.machine()]
         if self.device == "cuda":
             devices = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
             parts += [os.environ.get("TORCH_CUDA_ARCH_LIST", ""), str(sorted(devices))]

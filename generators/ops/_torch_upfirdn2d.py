@@ -17,6 +17,9 @@ from torch import Tensor
 from ._filters import Pass
 from ._layout import memory_format
 
+# 16-bit depthwise convolutions with wider filters never return on a CPU with AVX-512 (oneDNN in torch 2.13: 15 taps
+# hang, 14 do not): they run in float32.
+_WIDEST_16_BIT = 14
 _FEW_CHANNELS = 8  # below, depthwise convolutions run faster in channels_last even when both copies are paid for
 
 
@@ -44,6 +47,8 @@ def _pad(size: int, phase: _Phase, taps: int, stride: int) -> tuple[int, int]:
 
 def _correlate(x: Tensor, taps: Tensor, py: tuple[int, int], px: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Convolution whose first window starts ``p[0]`` before the first sample; may return more than was asked for."""
+    if x.device.type == "cpu" and x.element_size() == 2 and taps.shape[1] > _WIDEST_16_BIT:
+        return _correlate(x.float(), taps, py, px, stride)  # cast back where it is written
     weight = taps.to(x.dtype).expand(x.shape[1], 1, *taps.shape)
     cut_y, cut_x = max(0, -py[0]), max(0, -px[0])
     if cut_y or cut_x:
@@ -51,11 +56,14 @@ def _correlate(x: Tensor, taps: Tensor, py: tuple[int, int], px: tuple[int, int]
     py, px = (max(0, py[0]), max(0, py[1])), (max(0, px[0]), max(0, px[1]))
     # The convolution pads both sides alike, and for nothing; F.pad copies. Surplus outputs are cheaper than a copy.
     alike = py[0] == py[1] and px[0] == px[1]
-    if alike or (stride == (1, 1) and max(py) < taps.shape[0] and max(px) < taps.shape[1]):
+    small = max(py) < taps.shape[0] and max(px) < taps.shape[1]
+    if small and (alike or stride == (1, 1)):
         both = (max(py), max(px))
         y = F.conv2d(x, weight, padding=both, stride=stride, groups=x.shape[1])
         return y[:, :, both[0] - py[0]:, both[1] - px[0]:]
-    return F.conv2d(F.pad(x, (*px, *py)), weight, stride=stride, groups=x.shape[1])
+    if max(*py, *px):
+        x = F.pad(x, (*px, *py))
+    return F.conv2d(x, weight, stride=stride, groups=x.shape[1])
 
 
 def upfirdn2d_pass(x: Tensor, spec: Pass) -> Tensor:
@@ -84,6 +92,7 @@ def upfirdn2d_pass(x: Tensor, spec: Pass) -> Tensor:
                 else:
                     part = _correlate(x, taps, pad_y, pad_x, (stride_y, stride_x))[:, :, :py.count, :px.count]
             if y is None:
-                return part.expand(*x.shape[:2], *spec.size).contiguous(memory_format=result_format)
+                part = part.expand(*x.shape[:2], *spec.size)
+                return part.to(x.dtype).contiguous(memory_format=result_format)
             y[:, :, py.first_output::classes_y, px.first_output::classes_x] = part
     return y
