@@ -73,6 +73,9 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         CheckpointError, OfflineError: see `generators.checkpoints` and `generators._download`
     """
     if isinstance(generator, Generator):
+        if options:
+            raise ValueError(f"generator_options: {', '.join(options)} cannot be changed on a generator that is already "
+                             "built; build it with them")
         built = generator
     else:
         name, path, world = _locate(generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +63,8 @@ def fit(
     alpha: float | None = None,
     scope: str = "affine",
     weights: str = "pretrained",
-    samples: int = 4096,
-    steps: int = 3000,
+    samples: int = 2048,
+    steps: int = 2000,
     batch: int = 8,
     learning_rate: float = 0.01,
     evaluate: int = 500,
@@ -74,6 +75,7 @@ def fit(
     overwrite: bool = False,
     save_every: float = 15.0,
     quiet: bool = False,
+    generator_options: dict | None = None,
 ) -> Probe:
     """Fits a probe: a small adapter that makes a frozen generator emit an intrinsic of its own images.
 
@@ -100,6 +102,8 @@ def fit(
         overwrite: discard what is in `out`
         save_every: seconds between writes of the training state
         quiet: print nothing
+        generator_options: of the generator's family; for StyleGAN2 truncation_psi, noise_mode, and precision, "fp32" or
+            "bf16" (faster where the CPU has AMX)
 
     Returns the probe, loaded on its generator, evaluated.
 
@@ -111,7 +115,8 @@ def fit(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     bound = get_intrinsic(intrinsic)
     reporter = Reporter(quiet)
-    built = generators.load(generator, weights, device)
+    options = generator_options or {}
+    built = generators.load(generator, weights, device, **options)
     teacher = get_teacher(default_teacher(built.world) if teacher == "auto" else teacher, bound.name).to(device)
     bound = bound.with_options(teacher.options(bound.name))
     settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
@@ -123,7 +128,7 @@ def fit(
         if finished:
             reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
             return load(folder, built)
-        source = generators.load(generator, "pretrained", device) if built.weights.startswith("crossed") else None
+        source = generators.load(generator, "pretrained", device, **options) if built.weights.startswith("crossed") else None
         probe = _fit_one(built, source, bound, teacher, settings, folder, save_every, reporter)
         if evaluate:
             trained = _trained_controls(probe, generator, bound, teacher, settings, folder, save_every, reporter, device)
@@ -161,7 +166,7 @@ def _check(method: str, controls: Sequence[str], counts: dict[str, int], learnin
 
 def _options(generator: Generator) -> dict:
     about = generator.describe()
-    return {k: about[k] for k in ("truncation_psi", "noise_mode") if k in about}
+    return {k: about[k] for k in ("truncation_psi", "noise_mode", "precision") if k in about}
 
 
 class _claimed:
@@ -193,6 +198,7 @@ def _existing(folder: Path, settings: Settings, overwrite: bool) -> bool:
     if overwrite:
         for name in ("training-state", "probe.json", "metrics.json"):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "controls", ignore_errors=True)
     record = folder / "probe.json"
     if not record.exists():
         return False
@@ -246,7 +252,8 @@ def _trained_controls(probe: Probe, generator: str | Generator, intrinsic: Intri
         if name not in TRAINED:
             continue
         weights = f"{name}:{settings.seed}"
-        own = generators.load(generator, weights, device)
+        own = generators.load(probe.generator if isinstance(generator, Generator) else generator, weights, device,
+                              **({} if isinstance(generator, Generator) else settings.generator_options))
         place = folder / "controls" / name
         place.mkdir(parents=True, exist_ok=True)
         altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})

@@ -1,0 +1,85 @@
+"""Skill of every quality level of an embedded generator, on every intrinsic, with the controls beside it.
+
+    python -m zoo.evaluate_levels --out runs/levels
+
+    python -m zoo.evaluate_levels --out runs/levels --collect true
+
+Runs what is missing (a killed fit is taken up) and prints the table of the README; `--collect true` gathers finished
+runs into zoo/results/. The trained controls (`random`, `crossed`) are fitted for the best level.
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+import generators
+import probes
+from probes._files import write_text_atomically
+
+INTRINSICS = ("normal", "depth", "albedo", "shading")
+RESULTS = Path(__file__).parent / "results"
+
+
+def _row(level: str, intrinsic: str, probe: probes.Probe, metrics: dict) -> dict:
+    card, entry = generators.card(level), metrics["metrics"][metrics["primary"]]
+    row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
+               metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
+               seed=probe.record["training"]["seed"], trivial=entry["trivial"]["value"], probe=entry["value"],
+               skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
+    for name, control in entry["controls"].items():
+        row |= {f"{name}": control["value"], f"{name}_skill": control["skill"]}
+    return row
+
+
+def _markdown(rows: list[dict]) -> str:
+    lines = ["| generator | images | Fréchet | intrinsic | trivial | probe | skill [95 %] | latent | rgb | random | crossed |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for r in rows:
+        controls = [f"{float(r[f'{c}_skill']):.2f}" if r.get(f"{c}_skill") not in (None, "") else "–"
+                    for c in ("latent", "rgb", "random", "crossed")]
+        lines.append(f"| {r['generator']} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['intrinsic']} | "
+                     f"{float(r['trivial']):.3g} | {float(r['probe']):.3g} | **{float(r['skill']):.2f}** "
+                     f"[{float(r['skill_low']):.2f}, {float(r['skill_high']):.2f}] | {' | '.join(controls)} |")
+    return "\n".join(lines)
+
+
+def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: list[str] | None = None,
+         intrinsics: list[str] = list(INTRINSICS), options: dict | None = None, seed: int = 0,  # noqa: B006
+         collect: bool = False) -> None:
+    """Fits and scores.
+
+    Args:
+        out: folder of the runs
+        prefix: of the generators' names
+        levels: which of them; all by default
+        intrinsics: which
+        options: further arguments of `probes.fit`, the same for all
+        seed: of all fits
+        collect: only gather what is finished and print the table
+    """
+    known = [e.name for e in generators.catalog().values() if e.kind == "embedded" and e.name.startswith(prefix)]
+    rows = []
+    for level in levels or known:
+        for intrinsic in intrinsics:
+            folder = Path(out) / f"{level}-{intrinsic}"
+            if collect and not (folder / "metrics.json").exists():
+                continue
+            controls = ["latent", "rgb", *(["random", "crossed"] if "@" not in level else [])]
+            probe = probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
+            metrics = probe.last_evaluation.metrics if probe.last_evaluation else json.loads((folder / "metrics.json").read_text())
+            rows.append(_row(level, intrinsic, probe, metrics))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    if collect:
+        write_text_atomically(RESULTS / f"{prefix}.csv", text.getvalue())
+    print(_markdown(rows))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
