@@ -344,3 +344,26 @@ def test_errors_name_the_argument():
         network.synthesis(normals(2, 12))
     with pytest.raises(ValueError, match="noise_mode='fixed'"):
         network.synthesis(normals(2, 6, 12), noise_mode="fixed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"conv_clamp": 0.5}, {"architecture": "resnet"}, {"resample_filter": (1, 2, 1)}])
+def test_compiled_ops_draw_the_same_with_the_same_gradients(options, monkeypatch):
+    """The network on `generators.ops` as C++ (what a GPU runs as CUDA) against plain torch, to second order."""
+    network = StyleGAN2Network(
+        StyleGAN2Config(img_resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16, **options),
+        seed=0,
+    )
+    for name, parameter in network.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.fill_(0.3)
+    ws = network.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(0))).detach().requires_grad_()
+    results = []
+    for mode in ("torch", "cpu"):
+        monkeypatch.setenv("PROBES_OPS", mode)
+        image = network.synthesis(ws)
+        (first,) = torch.autograd.grad((image * torch.arange(32)).mean(), ws, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), ws)
+        results.append((image, first, second))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=2e-6 * plain.abs().max().item(), rtol=1e-4)

@@ -5,7 +5,8 @@ import. All give the same result and have gradients of any order. ``PROBES_OPS=a
 ``_dispatch.py``); ``python -m generators.ops`` says what this machine has and checks it.
 """
 from ._bias_act import bias_act as bias_act
+from ._dispatch import wanted_extension as wanted_extension
 from ._filters import setup_filter as setup_filter
 from ._upfirdn2d import upfirdn2d as upfirdn2d
 
-__all__ = ["bias_act", "setup_filter", "upfirdn2d"]
+__all__ = ["bias_act", "setup_filter", "upfirdn2d", "wanted_extension"]

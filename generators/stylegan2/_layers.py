@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
+
 NOISE_MODES = ("const", "random", "none")
 GAINS = {"lrelu": math.sqrt(2), "relu": math.sqrt(2), "linear": 1.0}
 _DEMODULATION_EPS = 1e-8
@@ -29,6 +31,11 @@ def activate(x: Tensor, activation: str) -> Tensor:
     if activation == "lrelu":
         return F.leaky_relu(x, 0.2)
     return F.relu(x) if activation == "relu" else x
+
+
+def _has_native_ops(x: Tensor) -> bool:
+    """Whether `generators.ops` would run compiled on x: then FIR filters, and bias with activation, are one kernel each."""
+    return not torch.compiler.is_compiling() and ops.wanted_extension(x.device.type) is not None
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -54,6 +61,9 @@ def upsample2d(x: Tensor, kernel: Tensor) -> Tensor:
         [N, C, 2H, 2W].
     """
     channels, taps = x.shape[1], kernel.shape[0]
+    if _has_native_ops(x):
+        before = taps - 1 - (taps - 2) // 2
+        return ops.upfirdn2d(x, kernel, up=2, padding=(before, taps - 1 - before) * 2)
     kernel = kernel.to(x.dtype).expand(channels, 1, taps, taps)
     y = F.conv_transpose2d(x, kernel, stride=2, padding=(taps - 2) // 2, groups=channels)
     return y if taps % 2 == 0 else y[:, :, :-1, :-1]
@@ -81,8 +91,11 @@ def conv_up2d(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
         y = F.conv_transpose2d(x, folded, stride=2, padding=left)
         return y if left == right else y[:, :, : 2 * x.shape[2], : 2 * x.shape[3]]
     y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    kernel = kernel.flip(0, 1).to(y.dtype).expand(outputs, 1, taps, taps)
-    y = F.conv2d(y, kernel, padding=taps - 1 - left, groups=outputs)
+    if _has_native_ops(x):
+        y = ops.upfirdn2d(y, kernel, padding=taps - 1 - left)
+    else:
+        kernel = kernel.flip(0, 1).to(y.dtype).expand(outputs, 1, taps, taps)
+        y = F.conv2d(y, kernel, padding=taps - 1 - left, groups=outputs)
     return y if left == right else y[:, :, : 2 * x.shape[2], : 2 * x.shape[3]]
 
 
@@ -141,14 +154,20 @@ class SynthesisLayer(nn.Module):
                 styles = styles / styles.abs().amax(1, keepdim=True).clamp_min(_DEMODULATION_EPS)
                 weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
             power = styles.square() @ weight.square().sum((2, 3)).t()
-            demodulation = self.gain * torch.rsqrt(power + _DEMODULATION_EPS)       # eq. 3, and the activation's gain
+            demodulation = torch.rsqrt(power + _DEMODULATION_EPS)                   # eq. 3
         x = x * styles[:, :, None, None].to(x.dtype)
         weight = weight.to(x.dtype)
         x = conv_up2d(x, weight, self.kernel) if self.up else F.conv2d(x, weight, padding=1)
-        shift = (self.gain * self.bias)[:, None, None].to(x.dtype)
-        x = x * demodulation[:, :, None, None].to(x.dtype) + shift
+        noise = None
         if self.use_noise and noise_mode != "none":
-            x = x + (self.gain * self.noise_strength * self._noise(x, noise_mode, generator)).to(x.dtype)
+            noise = self.noise_strength * self._noise(x, noise_mode, generator)
+        if _has_native_ops(x):
+            x = x * demodulation[:, :, None, None].to(x.dtype)
+            x = x if noise is None else x + noise.to(x.dtype)
+            return ops.bias_act(x, self.bias.to(x.dtype), act=self.activation, clamp=self.conv_clamp)
+        # The activation's gain goes into what comes before it: a pass less.
+        x = x * (self.gain * demodulation)[:, :, None, None].to(x.dtype) + (self.gain * self.bias)[:, None, None].to(x.dtype)
+        x = x if noise is None else x + (self.gain * noise).to(x.dtype)
         x = activate(x, self.activation)
         return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
 
