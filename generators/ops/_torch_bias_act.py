@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._layout import memory_format
+
 aten = torch.ops.aten
 
 # The order is that of `enum Activation` in csrc/bias_act_core.h.
@@ -61,7 +63,7 @@ def formula(x: Tensor, b: Tensor | None, spec: ActSpec) -> Tensor:
 
 def forward(x: Tensor, b: Tensor | None, spec: ActSpec) -> Tensor:
     """Two passes for the piecewise linear activations: a gain > 0 goes before them, into one multiply-add with b."""
-    y = torch.empty_like(x)  # dense, in the format of x
+    y = torch.empty_like(x, memory_format=memory_format(x))
     early = spec.gain if spec.act in PIECEWISE_LINEAR and spec.gain > 0 else 1.0
     if b is None:
         torch.mul(x, early, out=y)
@@ -122,7 +124,7 @@ def gradient(dy: Tensor, reference: Tensor, b: Tensor | None, spec: ActSpec) -> 
         dx = dx * spec.gain
     if spec.clamp >= 0:
         dx = aten.hardtanh_backward(dx, y, -spec.clamp, spec.clamp)
-    return dx.clone() if dx is dy else dx
+    return (dx.clone() if dx is dy else dx).contiguous(memory_format=memory_format(reference))
 
 
 def curvature(reference: Tensor, b: Tensor | None, spec: ActSpec) -> Tensor | None:
