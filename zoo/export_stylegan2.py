@@ -24,7 +24,7 @@ _SAMPLES = 5000
 
 
 def _real_features(first: int, size: int) -> torch.Tensor:
-    batches = (render(range(i, i + 100), size)["image"] for i in range(first, first + _SAMPLES, 100))
+    batches = (render(range(i, i + 100), size, compile=_SAMPLES >= 5000)["image"] for i in range(first, first + _SAMPLES, 100))
     return scene_features(linear_to_srgb(x) * 2 - 1 for x in batches)
 
 

@@ -105,7 +105,7 @@ def exact_errors(network: ScenesNet, count: int = 500, size: int = 64) -> dict[s
 
 
 def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), device: str = "auto",  # noqa: B008
-         fast: bool = True) -> None:
+         fast: bool = True, exact_scenes: int = 500) -> None:
     """Trains for `steps`; run again to go on from the last state.
 
     Args:
@@ -115,6 +115,7 @@ def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), devi
         recipe: what decides the result
         device: cpu, cuda or auto
         fast: compile the network (needs a C++ compiler)
+        exact_scenes: how many unseen scenes its error is measured on
     """
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder = Path(out)
@@ -165,7 +166,8 @@ def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), devi
     card = dict(name="scenes", version="1", recipe=asdict(recipe), steps=steps, images=steps * recipe.batch,
                 minutes=round(seconds / 60, 1), hardware=hardware(where), torch=torch.__version__, data=store.manifest,
                 depth_range_m=DEPTH_RANGE, licence="Apache-2.0",
-                exact_errors=dict(exact_errors(final), scenes="seeds 0-499, never trained on, 64 px"))
+                exact_errors=dict(exact_errors(final, exact_scenes),
+                                  scenes=f"seeds 0-{exact_scenes - 1}, never trained on, 64 px"))
     from safetensors.torch import save_file
 
     save_file({k: v.half().contiguous() for k, v in final.state_dict().items()}, folder / "scenes.safetensors")

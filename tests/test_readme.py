@@ -1,0 +1,55 @@
+"""The README's commands are run: everything in its bash and python blocks but the installation itself."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = " ".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in re.split(r"&&|#.*", line)]
+    return [p for p in parts if p.startswith("probes ")]
+
+
+def test_the_two_commands_are_there():
+    assert "pip install -e . && probes fit --generator stylegan2-scenes --intrinsic normal" in README
+    assert "pip install -e '.[test]' && pytest" in README
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_commands_run_and_print_what_the_readme_shows(tmp_path, cache):
+    for command in commands():
+        arguments = command.split()[1:]
+        done = subprocess.run([sys.executable, "-m", "probes.cli", *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "stylegan2-scenes-normal"
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_python_block_runs(tmp_path, monkeypatch):
+    import probes
+
+    monkeypatch.chdir(tmp_path)
+    fit = probes.fit
+    monkeypatch.setattr(probes, "fit", lambda **k: fit(**k, samples=64, steps=60, evaluate=16, quiet=True))
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "albedo.png").exists()
+
+
+def test_files_the_readme_names_exist():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    assert "@@" not in README
