@@ -19,7 +19,6 @@ Peak memory is the peak resident size of a process that builds the network and t
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import resource
 import subprocess
@@ -113,8 +112,12 @@ def make_network(config: StyleGAN2Config, adapters: bool = True) -> StyleGAN2Net
 
 
 def normals_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - cos + L1, over pixels."""
-    return 1 - F.cosine_similarity(prediction, target, dim=1).mean() + F.l1_loss(prediction, target)
+    """1 - cos + L1, over pixels; target of unit length.
+
+    Spelt out because `F.cosine_similarity` over channels takes six times as long on a CPU: 50 ms of an FFHQ step.
+    """
+    cosine = (prediction * target).sum(1) * (prediction.square().sum(1) + 1e-12).rsqrt()
+    return 1 - cosine.mean() + (prediction - target).abs().mean()
 
 
 class Steps:

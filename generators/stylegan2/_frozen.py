@@ -69,7 +69,10 @@ class FrozenSynthesis:
     def _trains_weights(self) -> bool:
         if not torch.is_grad_enabled():
             return False
-        return any(p.requires_grad for name, p in self.synthesis.named_parameters() if ".affine." not in name)
+        blocks = [getattr(self.synthesis, f"b{resolution}") for resolution in self.synthesis.config.resolutions]
+        layers = [getattr(block, name, None) for block in blocks for name in ("conv0", "conv1", "torgb", "skip")]
+        own = [p for module in (*blocks, *layers) if module is not None for p in module.parameters(recurse=False)]
+        return any(p.requires_grad for p in own)
 
     def _frozen(self, name: str, layer: SynthesisLayer) -> FrozenLayer:
         sources = [layer.weight, layer.bias, *([layer.noise_strength, layer.noise_const] if layer.use_noise else [])]
