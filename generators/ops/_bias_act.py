@@ -31,7 +31,7 @@ def bias_act(x: Tensor, b: Tensor | None = None, dim: int = 1, act: str = "linea
         b: bias ``[x.shape[dim]]``, converted to the dtype of x; None adds nothing.
         dim: the dimension of x that the bias runs along.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
-        alpha: slope of lrelu below zero, 0.2 by default; no other activation takes it.
+        alpha: slope of lrelu below zero, at least 0, 0.2 by default; no other activation takes it.
         gain: factor after the activation. By default the one that keeps the variance, as in the StyleGAN papers:
             √2 for relu, lrelu and swish, 1 for the others.
         clamp: limit of ``|y|`` after the gain, or None. Where the limit is reached the gradient is zero.
@@ -70,6 +70,8 @@ def _check(x, b, dim, act, alpha, gain, clamp) -> ActSpec:
             raise ValueError(f"b: expected on the device of x, {x.device}, got {b.device}")
     if alpha is not None and act != "lrelu":
         raise ValueError(f"alpha: only lrelu has a slope, got alpha={alpha} with act={act!r}: leave it out")
+    if alpha is not None and not alpha >= 0:  # the gradient reads the sign of u off the sign of y
+        raise ValueError(f"alpha: a slope >= 0 expected, got {alpha}")
     gain = _DEFAULT_GAIN.get(act, 1.0) if gain is None else float(gain)
     if gain == 0 or not math.isfinite(gain):
         raise ValueError(f"gain: a finite number other than 0 expected, got {gain}")

@@ -11,7 +11,9 @@ value      CUDA tensors                             CPU tensors
 ``torch``  torch                                    torch
 =========  =======================================  =========================
 
-"Else": where an extension cannot be built, one logged line says why and torch takes over.
+The C++ CPU extension is there to be checked, since its arithmetic is the CUDA kernels' own; torch is faster on a CPU
+(`PROBES_OPS=cpu python benchmarks/ops.py`). "Else": where an extension cannot be built, one logged line says why and
+torch takes over.
 """
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def gradient(dy: Tensor, reference: Tensor, b: Tensor | None, spec: ActSpec) -> 
             case "relu":
                 dx = aten.threshold_backward(dy, r, 0)
             case "lrelu":
-                dx = torch.where(r > 0, dy, dy * spec.alpha)
+                dx = aten.leaky_relu_backward(dy, r, spec.alpha, True)
             case "tanh":
                 dx = aten.tanh_backward(dy, r)
             case "sigmoid":
@@ -121,7 +121,7 @@ def gradient(dy: Tensor, reference: Tensor, b: Tensor | None, spec: ActSpec) -> 
             case _:
                 dx = dy
     if spec.gain != 1:
-        dx = dx * spec.gain
+        dx = dx * spec.gain if dx is dy else dx.mul_(spec.gain)
     if spec.clamp >= 0:
         dx = aten.hardtanh_backward(dx, y, -spec.clamp, spec.clamp)
     return (dx.clone() if dx is dy else dx).contiguous(memory_format=memory_format(reference))

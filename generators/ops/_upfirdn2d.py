@@ -27,7 +27,8 @@ def upfirdn2d(x: Tensor, f: Tensor | None, up: int | Sequence[int] = 1, down: in
     """Upsample by zero insertion, pad, filter with a FIR filter, downsample; every channel on its own.
 
     Args:
-        x: float32, float64, float16 or bfloat16 ``[N, C, H, W]`` in any memory format; N may be 0.
+        x: float32, float64, float16 or bfloat16 ``[N, C, H, W]``; N may be 0. Any memory format; on a CPU
+            channels_last is the fast one.
         f: filter, on the device of x. 1-D ``[taps]`` is separable: it stands for the outer product with itself;
             2-D is ``[height, width]``; None filters nothing. A constant: gradients flow to x only. See
             :func:`setup_filter`.
