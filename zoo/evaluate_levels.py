@@ -49,7 +49,7 @@ def _markdown(rows: list[dict]) -> str:
 
 def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: list[str] | None = None,
          intrinsics: list[str] = list(INTRINSICS), options: dict | None = None, seed: int = 0,  # noqa: B006
-         collect: bool = False) -> None:
+         trained: list[str] = ["random", "crossed"], collect: bool = False) -> None:  # noqa: B006
     """Fits and scores.
 
     Args:
@@ -59,6 +59,7 @@ def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: lis
         intrinsics: which
         options: further arguments of `probes.fit`, the same for all
         seed: of all fits
+        trained: trained controls of the best level
         collect: only gather what is finished and print the table
     """
     known = [e.name for e in generators.catalog().values() if e.kind == "embedded" and e.name.startswith(prefix)]
@@ -68,7 +69,7 @@ def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: lis
             folder = Path(out) / f"{level}-{intrinsic}"
             if collect and not (folder / "metrics.json").exists():
                 continue
-            controls = ["latent", "rgb", *(["random", "crossed"] if "@" not in level else [])]
+            controls = ["latent", "rgb", *(trained if "@" not in level else [])]
             probe = probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
             metrics = probe.last_evaluation.metrics if probe.last_evaluation else json.loads((folder / "metrics.json").read_text())
             rows.append(_row(level, intrinsic, probe, metrics))
