@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from generators import ops  # noqa: E402
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, Synthesis, affine_names  # noqa: E402
 from generators.stylegan2._frozen import FrozenSynthesis  # noqa: E402
 
@@ -187,6 +189,15 @@ def bare_convolutions(config: StyleGAN2Config, batch: int) -> Callable[[], None]
     return step
 
 
+def peak_resident() -> float:
+    """Peak resident size of this process, MiB."""
+    # Not getrusage's where it can be helped: on Linux a child starts with the peak that its parent had.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def peak_memory(variant: str, args: argparse.Namespace) -> float:
     """Peak resident size, MiB, of a process that takes two steps of one variant."""
     command = [sys.executable, __file__, "--peak-of", variant, "--preset", args.preset, "--threads", str(args.threads)]
@@ -202,7 +213,7 @@ def accuracy(steps: Steps, variant: str) -> dict[str, float]:
         "image_max": error.max().item(),
         "image_mean": error.mean().item(),
         "gradient_relative": ((other - gradient).norm() / gradient.norm()).item(),
-        "gradient_cosine": F.cosine_similarity(other, gradient, dim=0).item(),
+        "gradient_cosine": F.cosine_similarity(other.double(), gradient.double(), dim=0).item(),
     }
 
 
@@ -225,12 +236,13 @@ def main() -> None:
         step = steps[args.peak_of]
         step()
         step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident())
         return
 
     chosen = [variant for variant in VARIANTS if variant in args.variants]
     times = interleave({variant: steps[variant] for variant in chosen}, args.repeats)
-    report = {"preset": args.preset, "batch": batch, "machine": machine(), "clock": args.clock, "variants": times}
+    report = {"preset": args.preset, "batch": batch, "machine": machine(),
+              "compiled_ops": ops.wanted_extension("cpu") is not None, "clock": args.clock, "variants": times}
     for variant in chosen:
         if variant not in ("floor", "no adapters"):
             times[variant].update(accuracy(steps, variant))
@@ -244,7 +256,8 @@ def main() -> None:
 def print_report(report: dict) -> None:
     about, times, clock = report["machine"], report["variants"], report["clock"]
     print(f"{report['preset']}, batch {report['batch']}, {about['threads']} thread(s), {about['capability']}"
-          f"{' with AMX' if about['amx'] else ''}, torch {about['torch']}; medians, {clock} time\n")
+          f"{' with AMX' if about['amx'] else ''}, torch {about['torch']}, "
+          f"{'with' if report['compiled_ops'] else 'without'} compiled ops; medians, {clock} time\n")
     rows = []
     for name, values in times.items():
         cells = [name, f"{1e3 * values[clock]:.1f}"]
