@@ -100,6 +100,7 @@ def make_network(config: StyleGAN2Config, adapters: bool = True) -> StyleGAN2Net
     network = StyleGAN2Network(config, seed=0).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     if adapters:
+        torch.manual_seed(0)                                    # of LoRA's own initialisation
         inject_adapter_in_model(LoraConfig(r=8, target_modules=affine_names(network)), network)
     with torch.no_grad():
         for name, value in network.named_parameters():
