@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from . import checkpoints
 from ._base import Generator
 from ._names import unknown
@@ -81,6 +83,8 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         name, path, world = _locate(generator)
         checkpoint = checkpoints.read_checkpoint(path).require_supported()
         built = _FAMILIES[checkpoint.family](name, checkpoint, world=world, **options)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
     kind, _, seed = weights.partition(":")
     if kind not in ("pretrained", "random", "crossed") or (seed and (kind == "pretrained" or not seed.isdigit())):
         raise ValueError(f"weights: expected 'pretrained', 'random', 'random:SEED', 'crossed' or 'crossed:SEED', "

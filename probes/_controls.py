@@ -19,7 +19,8 @@ from generators import Generator, State
 
 from ._bank import Bank
 
-_BATCH = 128
+_BATCH = 64
+_PIXELS = 1 << 14  # of the regression at once
 
 
 class Control(ABC):
@@ -41,20 +42,25 @@ class Trivial(Control):
 class LatentRegression(Control):
     """Ridge regression, its penalty chosen on a tenth of the bank that was held out."""
 
-    penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
     def __init__(self, generator: Generator, bank: Bank):
         everything = slice(0, len(bank))
         x = generator.latent(bank.state(everything)).double()
-        y = torch.from_numpy(np.array(bank.targets)).flatten(1)
-        self.centre, self.scale = x.mean(0), x.std(0) + 1e-8
+        self.centre, self.scale = x.mean(0), x.std(0, unbiased=False) + 1e-8
         self.shape = bank.targets.shape[1:]
         x = self._features(x)
         held = max(1, len(x) // 10)
-        errors = [(y[-held:].double() - x[-held:] @ self._solve(x[:-held], y[:-held], p)).square().mean()
-                  for p in self.penalties]
-        self.penalty = self.penalties[int(torch.stack(errors).argmin())]
-        self.weight = self._solve(x, y, self.penalty).float()
+        targets = bank.targets.reshape(len(bank), -1)                # a view: the memory map stays on disk
+        blocks = [slice(i, i + _PIXELS) for i in range(0, targets.shape[1], _PIXELS)]
+        errors = torch.zeros(len(self.penalties), dtype=torch.float64)
+        for block in blocks:
+            y = torch.from_numpy(targets[:, block].astype(np.float64))
+            for i, penalty in enumerate(self.penalties):
+                errors[i] += (y[-held:] - x[-held:] @ self._solve(x[:-held], y[:-held], penalty)).square().sum()
+        self.penalty = self.penalties[int(errors.argmin())]
+        self.weight = torch.cat([self._solve(x, torch.from_numpy(targets[:, block].astype(np.float64)),
+                                             self.penalty).float() for block in blocks], 1)
 
     def _features(self, x: Tensor) -> Tensor:
         x = (x.double() - self.centre) / self.scale
@@ -64,8 +70,7 @@ class LatentRegression(Control):
     def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:
         ridge = torch.full((x.shape[1],), penalty * len(x) / 100, dtype=x.dtype)
         ridge[-1] = 0                                            # the mean is not penalised
-        xy = sum(x[i:i + 512].T @ y[i:i + 512].double() for i in range(0, len(x), 512))
-        return torch.linalg.solve(x.T @ x + ridge.diag() + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype), xy)
+        return torch.linalg.solve(x.T @ x + ridge.diag() + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
 
     def predict(self, generator: Generator, state: State) -> Tensor:
         y = self._features(generator.latent(state).cpu()).float() @ self.weight
@@ -73,9 +78,9 @@ class LatentRegression(Control):
 
 
 class RGBRegression(Control):
-    """Least squares at every pixel from (R, G, B, 1) to the target, with a small ridge."""
+    """Least squares at every pixel from (R, G, B, 1) to the target; the ridge only keeps the solution finite."""
 
-    ridge = 1e-2
+    ridge = 1e-5
 
     def __init__(self, generator: Generator, bank: Bank):
         xx = xy = 0.0
@@ -100,9 +105,3 @@ class RGBRegression(Control):
 
 CLOSED_FORM: dict[str, type[Control]] = {"latent": LatentRegression, "rgb": RGBRegression}
 TRAINED = ("random", "crossed")
-DESCRIPTIONS = {
-    "latent": "ridge regression from the latent code",
-    "rgb": "affine map of the generator's own colours, fitted at every pixel",
-    "random": "the same fit on the same architecture with fresh weights, drawing its own images",
-    "crossed": "the same fit with the trained latents and targets, but a fresh network behind them",
-}

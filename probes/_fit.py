@@ -21,7 +21,7 @@ from ._bank import Request, open_bank
 from ._console import Reporter
 from ._controls import CLOSED_FORM, TRAINED
 from ._intrinsics import Intrinsic, get_intrinsic
-from ._probe import Probe, RunError, load
+from ._probe import Probe, RunError, free_name, load
 from ._train import DivergedError, Schedule, train
 from .teachers import Teacher, default_teacher, get_teacher
 
@@ -52,6 +52,10 @@ class Settings:
 
     def as_dict(self) -> dict:
         return dict(self.__dict__)
+
+    def of_the_weights(self) -> dict:
+        """Those that the fitted weights depend on: all but how they are scored."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("evaluate", "controls")}
 
 
 def fit(
@@ -111,12 +115,20 @@ def fit(
     DivergedError if the loss stops being finite (the last good adapter is saved first), OutputError if `out` cannot be
     written.
     """
-    _check(method, controls, dict(rank=rank, samples=samples, steps=steps, batch=batch), learning_rate, evaluate)
+    _check(method, controls, dict(rank=rank, samples=samples, steps=steps, batch=batch), learning_rate, evaluate, seed)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     bound = get_intrinsic(intrinsic)
     reporter = Reporter(quiet)
     options = generator_options or {}
+    if not isinstance(generator, Generator) and Path(generator).is_file():
+        generator = str(Path(generator).resolve())            # the record must find it from any folder
     built = generators.load(generator, weights, device, **options)
+    if built.weights != "pretrained" and set(controls) & set(TRAINED):
+        raise ValueError(f"controls: {', '.join(sorted(set(controls) & set(TRAINED)))} compare with untrained networks, and "
+                         f"this generator's weights are {built.weights} already; ask for them on the pretrained one")
+    if isinstance(generator, Generator) and built.weights.startswith("crossed"):
+        raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
+                         "the pretrained one with weights='crossed'")
     teacher = get_teacher(default_teacher(built.world) if teacher == "auto" else teacher, bound.name).to(device)
     bound = bound.with_options(teacher.options(bound.name))
     settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
@@ -124,15 +136,17 @@ def fit(
                         batch, learning_rate, evaluate, list(controls), seed, _options(built))
     folder = Path(out) if out else default_folder(settings)
     with _claimed(folder):
-        finished = _existing(folder, settings, overwrite)
-        if finished:
-            reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
-            return load(folder, built)
         source = generators.load(generator, "pretrained", device, **options) if built.weights.startswith("crossed") else None
-        probe = _fit_one(built, source, bound, teacher, settings, folder, save_every, reporter)
-        if evaluate:
-            trained = _trained_controls(probe, generator, bound, teacher, settings, folder, save_every, reporter, device)
+        if _existing(folder, settings, overwrite):
+            probe = load(folder, built, source=source, teacher=teacher)
+        else:
+            probe = _fit_one(built, source, bound, teacher, settings, folder, save_every, reporter)
+        if probe.last_evaluation and probe.record["request"] == settings.as_dict():
+            reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
+        elif evaluate:
+            trained = _trained_controls(probe, generator, teacher, settings, folder, save_every, reporter, device)
             probe.evaluate(evaluate, [c for c in controls if c in CLOSED_FORM], trained, reporter.say)
+            probe.record["request"] = settings.as_dict()
             _write_results(probe, folder)
         (folder / "training-state").unlink(missing_ok=True)
         if evaluate:
@@ -149,7 +163,8 @@ def default_folder(settings: Settings) -> Path:
     return Path("runs") / f"{Path(settings.generator).stem}-{settings.intrinsic}{tail}"
 
 
-def _check(method: str, controls: Sequence[str], counts: dict[str, int], learning_rate: float, evaluate: int) -> None:
+def _check(method: str, controls: Sequence[str], counts: dict[str, int], learning_rate: float, evaluate: int,
+           seed: int) -> None:
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     for control in controls:
@@ -160,6 +175,10 @@ def _check(method: str, controls: Sequence[str], counts: dict[str, int], learnin
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; the default is 0.01")
+    if counts["samples"] < 10:
+        raise ValueError(f"samples: expected at least 10 pairs, got {counts['samples']}; the default is 4096")
+    if seed < 0:
+        raise ValueError(f"seed: expected a number of at least 0, got {seed}")
     if evaluate < 0:
         raise ValueError(f"evaluate: expected a number of seeds of at least 0, got {evaluate}")
 
@@ -189,25 +208,26 @@ class _claimed:
             raise OutputError(error.errno, error.strerror or str(error), str(self.folder)) from error
 
     def __exit__(self, *exc) -> None:
-        self.lock.release()
-        (self.folder / ".lock").unlink(missing_ok=True)
+        self.lock.release()          # the file stays: removing it would let two processes hold two locks
 
 
 def _existing(folder: Path, settings: Settings, overwrite: bool) -> bool:
-    """Whether the folder holds this very run, finished. Clears it on overwrite, refuses another run's."""
+    """Whether the folder holds these very weights, fitted. Clears it on overwrite, refuses another run's."""
     if overwrite:
-        for name in ("training-state", "probe.json", "metrics.json"):
+        for name in ("training-state", "probe.json", "metrics.json", "samples.csv", "samples.png", "report.html"):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "controls", ignore_errors=True)
-    record = folder / "probe.json"
-    if not record.exists():
+        for name in ("controls", "adapter"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    path = folder / "probe.json"
+    if not path.exists():
         return False
-    request = json.loads(record.read_text()).get("request")
-    if request != settings.as_dict():
-        changed = [k for k, v in settings.as_dict().items() if (request or {}).get(k) != v]
+    record = json.loads(path.read_text())
+    request = record.get("request") or {}
+    changed = [k for k, v in settings.of_the_weights().items() if request.get(k) != v]
+    if changed:
         raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; choose another folder with --out, "
                        "or discard it with --overwrite true")
-    return not settings.evaluate or (folder / "metrics.json").exists()
+    return record["training"]["status"] == "finished"
 
 
 def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher,
@@ -215,12 +235,12 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     request = Request(source or generator, teacher, intrinsic, FIRST_TRAINING_SEED, settings.samples)
     with reporter.bar("bank") as update:
         bank = open_bank(request, progress=lambda done, total: update(done, total, "pairs"))
-    adapter = adapters.attach(generator, _name(generator, intrinsic.name), settings.scope, settings.rank,
+    adapter = adapters.attach(generator, free_name(generator, intrinsic.name), settings.scope, settings.rank,
                               settings.alpha, settings.seed)
     schedule = Schedule(settings.steps, settings.batch, settings.learning_rate, settings.seed)
     record = _record(generator, intrinsic, teacher, adapter, settings, bank.key)
     probe = Probe(generator, adapter, intrinsic, record, source, teacher)
-    identity = hashlib.sha256(json.dumps([settings.as_dict(), bank.key, generator.fingerprint],
+    identity = hashlib.sha256(json.dumps([settings.of_the_weights(), bank.key, generator.fingerprint],
                                          sort_keys=True).encode()).hexdigest()
     try:
         with reporter.bar("fit") as update:
@@ -237,15 +257,8 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     return probe
 
 
-def _name(generator: Generator, intrinsic: str) -> str:
-    from ._probe import _free_name
-
-    return _free_name(generator, intrinsic)
-
-
-def _trained_controls(probe: Probe, generator: str | Generator, intrinsic: Intrinsic, teacher: Teacher,
-                      settings: Settings, folder: Path, save_every: float, reporter: Reporter,
-                      device: str) -> dict[str, Probe]:
+def _trained_controls(probe: Probe, generator: str | Generator, teacher: Teacher, settings: Settings, folder: Path,
+                      save_every: float, reporter: Reporter, device: str) -> dict[str, Probe]:
     """The same fit on networks that were never trained, each in a folder of its own below the run's."""
     found = {}
     for name in settings.controls:
@@ -257,12 +270,15 @@ def _trained_controls(probe: Probe, generator: str | Generator, intrinsic: Intri
         place = folder / "controls" / name
         place.mkdir(parents=True, exist_ok=True)
         altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})
+        source = probe.generator if name == "crossed" else None
         if _existing(place, altered, overwrite=False):
-            found[name] = load(place, own)
+            found[name] = load(place, own, source=source, teacher=teacher)
             continue
         reporter.say(f"control: {weights}")
-        source = probe.generator if name == "crossed" else None
-        found[name] = _fit_one(own, source, intrinsic, teacher, altered, place, save_every, reporter)
+        try:
+            found[name] = _fit_one(own, source, probe.intrinsic, teacher, altered, place, save_every, reporter)
+        except DivergedError as error:
+            reporter.say(f"control: {name} is left out, it diverged: {error}")
         (place / "training-state").unlink(missing_ok=True)
     return found
 
@@ -302,11 +318,11 @@ def _hardware(device: torch.device) -> str:
 
 
 def _write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
-    """metrics.json, samples.csv, samples.png and report.html."""
+    """samples.csv, samples.png and report.html, and last metrics.json and the record, which say that all is there."""
     from .report import display, sheet, write_csv, write_json, write_report
 
     evaluation = probe.last_evaluation
-    write_json(folder / "metrics.json", evaluation.metrics)
+    (folder / "metrics.json").unlink(missing_ok=True)
     write_csv(folder / "samples.csv", evaluation.rows)
     seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
     name, prediction = probe.intrinsic.name, probe.predict(seeds)
@@ -318,3 +334,5 @@ def _write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     picture = sheet({"image": prediction.image, "teacher": display(name, taught),
                      "probe": display(name, prediction.map, like=taught)}, folder / "samples.png", captions=captions)
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
+    write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "probe.json", probe.record)

@@ -1,9 +1,11 @@
 """A Probe: generator + adapter + intrinsic + where it came from. Predicts, evaluates, saves, loads."""
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from torch import Tensor
 import adapters
 import generators
 from generators import Generator, State
+from generators._base import check_classes
+from generators._names import unknown
 
 from ._bank import Bank, Request, open_bank
 from ._controls import CLOSED_FORM, Trivial
@@ -120,9 +124,10 @@ class Probe:
         seeds = [int(s) for s in seeds]
         if not seeds:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
+        classes = check_classes(self.drawn_by, seeds, classes)
         images, maps = [], []
         for i in range(0, len(seeds), _BATCH):
-            part = classes[i:i + _BATCH] if classes is not None and len(classes) > 1 else classes
+            part = classes[i:i + _BATCH] if classes is not None else None
             state = self.drawn_by.prepare(self.drawn_by.sample(seeds[i:i + _BATCH], part))
             images.append(self.draw(state))
             maps.append(self.intrinsic.to_map(self.emit(state)))
@@ -139,7 +144,10 @@ class Probe:
             trained_controls: probes of untrained networks, already fitted, by name
             progress: called with a line at each stage
         """
-        seeds = range(seeds) if isinstance(seeds, int) else seeds
+        seeds = range(int(seeds)) if isinstance(seeds, Integral) else seeds
+        for name in controls:
+            if name not in CLOSED_FORM:
+                raise unknown("controls", name, CLOSED_FORM)
         training = range(self.record["bank"]["first_seed"], self.record["bank"]["first_seed"]
                          + self.record["bank"]["samples"])
         if not len(seeds) or seeds.step != 1:
@@ -210,7 +218,8 @@ class Probe:
         return folder
 
 
-def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None) -> Probe:
+def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None,
+         source: Generator | None = None, teacher: Teacher | None = None) -> Probe:
     """Loads a saved probe.
 
     Args:
@@ -218,6 +227,8 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
         generator: put the adapter on this one instead of building its own; several probes may share a generator
         device: where a generator that is built goes
         name: of the adapter on its generator; by default the intrinsic's name, numbered if it is taken
+        source: for a crossed control, the trained generator whose latents and targets it was fitted on
+        teacher: what evaluations compare with; by default the registered teacher of the record's name
 
     Raises RunError if the folder is incomplete, of another version, or made for another generator.
     """
@@ -234,23 +245,42 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
         raise RunError(f"run: {folder}/probe.json is of version {record.get('version')}, this is software for version 1")
     about = record["generator"]
     if generator is None:
-        generator = generators.load(about["name"], about["weights"], device, **about["options"])
+        generator = _rebuilt(about, about["weights"], device)
     if generator.fingerprint != about["fingerprint"]:
         raise RunError(f"generator: {generator.name} is not the one this probe was fitted on (fingerprint "
                        f"{generator.fingerprint[:12]}, expected {about['fingerprint'][:12]}); an adapter fits only the "
                        "weights it was trained on")
-    source = None
-    if about["weights"].startswith("crossed"):
-        source = generators.load(about["name"], "pretrained", device, **about["options"])
+    if about["weights"].startswith("crossed") and source is None:
+        source = _rebuilt(about, "pretrained", str(generator.device))
     method = record["method"]
-    adapter = adapters.attach(generator, name or _free_name(generator, record["intrinsic"]["name"]), rank=method["rank"],
+    adapter = adapters.attach(generator, name or free_name(generator, record["intrinsic"]["name"]), rank=method["rank"],
                               alpha=method["alpha"], sites=method["sites"])
     adapter.load_state({k.removeprefix("base_model.model."): v for k, v in tensors.items()})
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
-    return Probe(generator, adapter, intrinsic, record, source)
+    curve = [tuple(point) for point in record["training"].get("curve", [])]
+    return Probe(generator, adapter, intrinsic, record, source, teacher, curve, _evaluation(folder))
 
 
-def _free_name(generator: Generator, wanted: str) -> str:
+def _rebuilt(about: dict, weights: str, device: str) -> Generator:
+    try:
+        return generators.load(about["name"], weights, device, **about["options"])
+    except (generators.UnknownNameError, FileNotFoundError) as error:
+        raise RunError(f"generator: this probe was fitted on {about['name']!r}, which is not to be found here; build that "
+                       "generator and pass it with generator=") from error
+
+
+def _evaluation(folder: Path) -> Evaluation | None:
+    """What the run folder says of its evaluation, if it was evaluated."""
+    try:
+        with open(folder / "samples.csv", newline="") as file:
+            rows = [{k: int(v) if k == "seed" else float(v or "nan") for k, v in row.items()}
+                    for row in csv.DictReader(file)]
+        return Evaluation(json.loads((folder / "metrics.json").read_text()), rows)
+    except FileNotFoundError:
+        return None
+
+
+def free_name(generator: Generator, wanted: str) -> str:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     taken = {n for m in generator.network.modules() if isinstance(m, BaseTunerLayer) for n in m.lora_A}

@@ -27,7 +27,7 @@ _CURVE_EVERY = 20
 
 
 class DivergedError(FloatingPointError):
-    """The loss became NaN or infinite. The adapter holds the last good weights."""
+    """The loss or its gradient became NaN or infinite. The adapter holds the last good weights."""
 
 
 class TrainingStateError(RuntimeError):
@@ -115,14 +115,20 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
             if not math.isfinite(value):
                 with torch.no_grad():
                     torch._foreach_copy_(values, good)
-                raise DivergedError(f"the loss is {value} at step {step}; the adapter is kept as it was one step before. "
-                                    f"Try a smaller learning_rate (it was {schedule.learning_rate:g}), for instance "
-                                    f"{schedule.learning_rate / 10:g}, or a larger batch")
+                raise _diverged("loss", value, step, schedule)
             torch._foreach_copy_(good, [v.detach() for v in values])
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate(step)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            # A mean over pixels would fall below fp16's range in the half-precision layers of a GPU.
+            scale = 2.0 ** round(math.log2(prediction[0].numel())) if generator.device.type == "cuda" else 1.0
+            (loss * scale).backward()
+            gradients = [v.grad for v in values]
+            if scale != 1:
+                torch._foreach_div_(gradients, scale)
+            # Adam would carry one bad gradient into the weights and, for good, into its moments.
+            if not math.isfinite(sum(g.square().sum() for g in gradients)):
+                raise _diverged("gradient", float("nan"), step, schedule)
             optimiser.step()
             recent.append(value)
             step += 1
@@ -139,6 +145,12 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
             if progress:
                 progress(step, value)
     return outcome
+
+
+def _diverged(what: str, value: float, step: int, schedule: Schedule) -> DivergedError:
+    return DivergedError(f"the {what} is {value} at step {step}; the adapter is kept as it last was with a finite one. Try a "
+                         f"smaller learning_rate (it was {schedule.learning_rate:g}), for instance "
+                         f"{schedule.learning_rate / 10:g}, or a larger batch")
 
 
 def _save(path: Path, identity: str, parameters: dict, optimiser: torch.optim.Adam, step: int,

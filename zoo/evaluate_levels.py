@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -71,8 +70,7 @@ def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: lis
                 continue
             controls = ["latent", "rgb", *(trained if "@" not in level else [])]
             probe = probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
-            metrics = probe.last_evaluation.metrics if probe.last_evaluation else json.loads((folder / "metrics.json").read_text())
-            rows.append(_row(level, intrinsic, probe, metrics))
+            rows.append(_row(level, intrinsic, probe, probe.last_evaluation.metrics))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
     writer.writeheader()

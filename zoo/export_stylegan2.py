@@ -20,11 +20,11 @@ from probes.data.colour import linear_to_srgb
 from probes.data.scenes import render
 
 NAME = "stylegan2-scenes"
-_SAMPLES = 5000
+_SAMPLES = 2500
 
 
 def _real_features(first: int, size: int) -> torch.Tensor:
-    batches = (render(range(i, i + 100), size, compile=_SAMPLES >= 5000)["image"] for i in range(first, first + _SAMPLES, 100))
+    batches = (render(range(i, i + 100), size, compile=_SAMPLES >= 2500)["image"] for i in range(first, first + _SAMPLES, 100))
     return scene_features(linear_to_srgb(x) * 2 - 1 for x in batches)
 
 
