@@ -27,11 +27,10 @@ class Generator(ABC):
         resolution: H = W of the images
         num_classes: 0 for an unconditional generator
         world: what it draws, which decides the default teacher: "scenes" or "photographs"
-        weights: "pretrained", or "random:SEED" for the control
+        weights: "pretrained", or "random:SEED" or "crossed:SEED" for the controls
     """
 
     family: str
-    driven_by = "noise"
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
                  world: str = "photographs", weights: str = "pretrained"):

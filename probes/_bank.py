@@ -110,14 +110,19 @@ class Bank:
         return self.mean[None].expand(1, 3, -1, -1)
 
 
-def open_bank(request: Request, folder: str | Path | None = None, batch: int = 64,
+def batch_size(generator: Generator) -> int:
+    """How many images to draw and label at once: as many pixels as 64 images of 64 px, and at least four images."""
+    return max(4, 64 * 64**2 // generator.resolution**2)
+
+
+def open_bank(request: Request, folder: str | Path | None = None, batch: int | None = None,
               progress: Callable[[int, int], None] | None = None) -> Bank:
     """Returns the bank of a request: the stored one if there is one, else built now.
 
     Args:
         request: what should be in it
         folder: where banks live; the cache by default
-        batch: images labelled at once while building
+        batch: images labelled at once while building; by default what `batch_size` says
         progress: called with (done, all) while building
 
     Raises BankError if the stored bank was truncated or altered.
@@ -127,7 +132,7 @@ def open_bank(request: Request, folder: str | Path | None = None, batch: int = 6
     target = root / request.key
     with FileLock(root / f"{request.key}.lock"):
         if not (target / "manifest.json").exists():
-            _build(request, target, batch, progress)
+            _build(request, target, batch or batch_size(request.generator), progress)
         return _verified(target)
 
 
@@ -170,10 +175,10 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     files = {p.name: _sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), files=files,
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
-    mark.unlink()
     write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
+    (target / mark.name).unlink()
 
 
 def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from generators import Generator, State
 
-from ._bank import Bank
+from ._bank import Bank, batch_size
 
-_BATCH = 64
 _PIXELS = 1 << 14  # of the regression at once
 
 
@@ -84,8 +83,9 @@ class RGBRegression(Control):
 
     def __init__(self, generator: Generator, bank: Bank):
         xx = xy = 0.0
-        for i in range(0, len(bank), _BATCH):
-            rows = slice(i, min(i + _BATCH, len(bank)))
+        batch = batch_size(generator)
+        for i in range(0, len(bank), batch):
+            rows = slice(i, min(i + batch, len(bank)))
             x = self._features(generator, bank.state(rows))
             y = torch.from_numpy(bank.targets[rows].astype(np.float32)).permute(2, 3, 0, 1)
             xx, xy = xx + x.mT @ x, xy + x.mT @ y

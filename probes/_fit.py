@@ -307,11 +307,12 @@ def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, adapte
         "request": settings.as_dict(),
         "versions": dict(probes=__version__, torch=torch.__version__, peft=peft.__version__,
                          python=platform.python_version()),
-        "hardware": _hardware(generator.device),
+        "hardware": hardware(generator.device),
     }
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """What a result was made on, for records and cards."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

@@ -19,7 +19,7 @@ from generators import Generator, State
 from generators._base import check_classes
 from generators._names import unknown
 
-from ._bank import Bank, Request, open_bank
+from ._bank import Bank, Request, batch_size, open_bank
 from ._controls import CLOSED_FORM, Trivial
 from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
@@ -27,7 +27,6 @@ from .metrics import get_protocol, summarise
 from .teachers import Teacher, get_teacher
 
 Scores = dict[str, np.ndarray]
-_BATCH = 64
 
 
 class RunError(ValueError):
@@ -126,9 +125,10 @@ class Probe:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
         classes = check_classes(self.drawn_by, seeds, classes)
         images, maps = [], []
-        for i in range(0, len(seeds), _BATCH):
-            part = classes[i:i + _BATCH] if classes is not None else None
-            state = self.drawn_by.prepare(self.drawn_by.sample(seeds[i:i + _BATCH], part))
+        batch = batch_size(self.generator)
+        for i in range(0, len(seeds), batch):
+            part = classes[i:i + batch] if classes is not None else None
+            state = self.drawn_by.prepare(self.drawn_by.sample(seeds[i:i + batch], part))
             images.append(self.draw(state))
             maps.append(self.intrinsic.to_map(self.emit(state)))
         return Prediction(torch.cat(images), torch.cat(maps), self.intrinsic, tuple(seeds))
@@ -184,8 +184,9 @@ class Probe:
     def scores(self, bank: Bank, predict: Callable[[State], Tensor]) -> Scores:
         """Per-sample scores of `predict` on a bank, by the intrinsic's protocol."""
         protocol, found = get_protocol(self.intrinsic.protocol), []
-        for i in range(0, len(bank), _BATCH):
-            state, target = bank.batch(slice(i, min(i + _BATCH, len(bank))))
+        batch = batch_size(self.generator)
+        for i in range(0, len(bank), batch):
+            state, target = bank.batch(slice(i, min(i + batch, len(bank))))
             truth = self.intrinsic.to_map(target)
             found.append(protocol.score(self.intrinsic.to_map(predict(state)), truth))
         return {k: torch.cat([f[k] for f in found]).double().numpy() for k in found[0]}

@@ -149,7 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         functions[parsed.subcommand](**options)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        again = "; the same command goes on from here" if parsed.subcommand == "fit" else ""
+        print(f"interrupted{again}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"probes {parsed.subcommand}: {type(error).__name__}: {error}", file=sys.stderr)

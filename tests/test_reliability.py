@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,22 +150,88 @@ def test_damaged_training_states_are_named(tmp_path, damage):
         probes.fit(FAMILIES["stylegan2"][0](), **settings)
 
 
-def test_a_loss_that_turns_nan_keeps_the_last_good_adapter(tmp_path, monkeypatch):
-    intrinsic = probes.get_intrinsic("shading")
+def poisoned(at: int, what: str):
+    """The shading loss, whose value or gradient is NaN at call `at` (counted from 0)."""
     calls = []
+
+    class BadGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("nan")
 
     def loss(prediction, target):
         calls.append(1)
         value = (prediction - target).square().mean()
-        return value * float("nan") if len(calls) == 15 else value
+        if len(calls) - 1 != at:
+            return value
+        return value * float("nan") if what == "loss" else BadGradient.apply(value)
 
-    from dataclasses import replace
+    return replace(probes.get_intrinsic("shading"), loss=loss)
 
-    with pytest.raises(probes.DivergedError, match="step 14.*learning_rate"):
-        probes.fit("stylegan2-scenes", replace(intrinsic, loss=loss), out=str(tmp_path),
-                   **{k: v for k, v in SMALL.items() if k != "intrinsic"})
-    assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
-    assert probes.load(tmp_path).record["training"]["status"] == "diverged"
+
+@pytest.mark.parametrize(("at", "what"), [(14, "loss"), (14, "gradient"), (19, "gradient")])
+def test_a_fit_that_turns_nan_keeps_the_last_good_adapter(tmp_path, at, what):
+    settings = {k: v for k, v in SMALL.items() if k != "intrinsic"} | {"steps": 20, "evaluate": 0, "out": str(tmp_path / "bad")}
+    with pytest.raises(probes.DivergedError, match=f"{what} is nan at step {at}.*learning_rate"):
+        probes.fit("stylegan2-scenes", poisoned(at, what), **settings)
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "bad").values())
+    assert max(v.abs().max() for k, v in weights(tmp_path / "bad").items() if "lora_B" in k) > 0
+    assert probes.load(tmp_path / "bad").record["training"]["status"] == "diverged"
+    # It is not taken for a finished run: the same call fits again.
+    again = probes.fit("stylegan2-scenes", "shading", **settings)
+    assert again.record["training"]["status"] == "finished"
+
+
+def test_results_cut_short_are_completed_and_another_evaluation_needs_no_new_fit(tmp_path):
+    settings = dict(SMALL, out=str(tmp_path), steps=20)
+    probes.fit("stylegan2-scenes", **settings)
+    fitted = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    for name in ("metrics.json", "report.html"):
+        (tmp_path / name).unlink()
+    probes.fit("stylegan2-scenes", **settings)
+    assert (tmp_path / "report.html").exists() and (tmp_path / "metrics.json").exists()
+    more = probes.fit("stylegan2-scenes", **{**settings, "evaluate": 12, "controls": ["latent"]})
+    entry = more.last_evaluation.metrics["metrics"]["rms"]
+    assert entry["n"] == 12 and set(entry["controls"]) == {"latent"}
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == fitted
+
+
+def test_controls_are_checked_before_anything_is_scored(tmp_path):
+    probe = probes.fit("stylegan2-scenes", **{**SMALL, "steps": 5, "evaluate": 0, "out": str(tmp_path / "a")})
+    with pytest.raises(ValueError, match="controls.*random"):
+        probe.evaluate(4, controls=["random"])
+    with pytest.raises(ValueError, match="crossed.*already"):
+        probes.fit("stylegan2-scenes", **{**SMALL, "weights": "random", "controls": ["crossed"], "out": str(tmp_path / "b")})
+    with pytest.raises(ValueError, match="device.*cuda"):
+        if torch.cuda.is_available():
+            raise ValueError("device: cuda is there")
+        probes.fit("stylegan2-scenes", **{**SMALL, "device": "cuda", "out": str(tmp_path / "c")})
+
+
+def test_a_crossed_control_resumes_and_a_probe_on_a_file_loads_from_anywhere(tmp_path, monkeypatch):
+    import generators
+    from generators.checkpoints import write_native
+
+    monkeypatch.chdir(tmp_path)
+    drawn = FAMILIES["stylegan2"][0]()
+    write_native("tiny.safetensors", "stylegan2", drawn.network.config.to_dict(), drawn.network.state_dict())
+    settings = {**SMALL, "steps": 8, "teacher": "brightness", "controls": ["crossed"], "out": str(tmp_path / "run")}
+    first = probes.fit("tiny.safetensors", **settings)
+    (tmp_path / "run" / "metrics.json").unlink()
+    again = probes.fit("tiny.safetensors", **settings)             # the crossed control is loaded, not fitted
+    assert again.last_evaluation.metrics == first.last_evaluation.metrics
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(probes.load(tmp_path / "run").predict([3]).map, first.predict([3]).map)
+    crossed = probes.load(tmp_path / "run" / "controls" / "crossed")
+    assert crossed.drawn_by.fingerprint == generators.load(tmp_path / "tiny.safetensors").fingerprint
+    (tmp_path / "tiny.safetensors").unlink()
+    with pytest.raises(probes.RunError, match="not to be found here.*generator="):
+        probes.load(tmp_path / "run")
 
 
 def test_two_fits_of_one_folder_and_unwritable_folders(tmp_path):

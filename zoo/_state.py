@@ -18,9 +18,3 @@ def save_atomically(value: object, path: Path) -> None:
 
 def load_state(path: Path) -> dict | None:
     return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}"

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from jsonargparse import auto_cli
 
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, learning_rate_scales
+from probes._fit import hardware
 from probes.data.scenes._store import Store
 
 from ._discriminator import Discriminator
-from ._state import hardware, load_state, save_atomically
+from ._state import load_state, save_atomically
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32}
 
@@ -183,7 +184,7 @@ def main(data: str, out: str, kimg: float = 600, recipe: Recipe = Recipe(),  # n
     state = load_state(folder / "state.pt")
     if state is not None:
         trainer.load(state)
-    due = sorted(k for k in snapshots if k * 1000 > trainer.images) + [kimg]
+    due = sorted(k for k in snapshots if trainer.images < k * 1000 and k < kimg) + [kimg]
     last_save = last_log = clock = time.time()
     while trainer.images < kimg * 1000:
         decay = 1.0

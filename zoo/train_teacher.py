@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import auto_cli
 
+from probes._fit import hardware
 from probes.data.scenes._store import Store
 from probes.teachers._scenes_net import DEPTH_RANGE, Residual, ScenesNet, decode, encode_depth
 
-from ._state import hardware, load_state, save_atomically
+from ._state import load_state, save_atomically
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What is in a scene: every number the renderer needs, drawn from one seed.
 
 A scene is a furnished box room: patterned floor (perhaps with a rug), walls with stripes, wainscot, a door and
-pictures, two to four solids standing on the floor, and one or two lamps. Scene `seed` is always the same scene,
+pictures, one to four solids standing on the floor, and one or two lamps. Scene `seed` is always the same scene,
 whatever batch, resolution or device it is rendered in.
 
 World frame: x right, y down, z away from the viewer, metres; the floor is y = 0, the ceiling y = -height.
@@ -59,7 +59,7 @@ def _camera(u: _Uniforms, width, depth):
 
 
 def _place(u: _Uniforms, camera, rotation, tan_half_fov, width, depth, radius):
-    """Puts up to five discs on the floor, in view and apart: the first that does not fit is left out.
+    """Puts up to five discs on the floor, in view and apart: one that fits in none of five rounds is left out.
 
     Candidate spots are taken in the camera's ground plane, so that objects stand where they are seen.
     """

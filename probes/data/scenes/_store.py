@@ -48,7 +48,8 @@ def write_store(folder: str | Path, first_seed: int, count: int, size: int = 64,
 
 
 class Store:
-    """Reads a store: `store.batch("normal", indices)` -> float32 [N, C, H, W], images and albedo sRGB in [0, 1]."""
+    """Reads a store: `store.batch("normal", indices)` -> float32 [N, C, H, W] in ascending order of the indices; images,
+    albedo and shading sRGB-encoded in [0, 1]."""
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
