@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -23,11 +24,15 @@ INTRINSICS = ("normal", "depth", "albedo", "shading")
 RESULTS = Path(__file__).parent / "results"
 
 
-def _row(level: str, intrinsic: str, probe: probes.Probe, metrics: dict) -> dict:
+def _row(folder: Path) -> dict:
+    """A finished run folder as a row of results."""
+    metrics, record = (json.loads((folder / name).read_text()) for name in ("metrics.json", "probe.json"))
+    level, intrinsic, request = record["generator"]["name"], record["intrinsic"]["name"], record["request"]
     card, entry = generators.card(level), metrics["metrics"][metrics["primary"]]
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
                metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
-               seed=probe.record["training"]["seed"], trivial=entry["trivial"]["value"], probe=entry["value"],
+               seed=request["seed"], samples=request["samples"], steps=request["steps"],
+               trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
     for name, control in entry["controls"].items():
         row |= {f"{name}": control["value"], f"{name}_skill": control["skill"]}
@@ -35,12 +40,13 @@ def _row(level: str, intrinsic: str, probe: probes.Probe, metrics: dict) -> dict
 
 
 def _markdown(rows: list[dict]) -> str:
-    lines = ["| generator | images | Fréchet | intrinsic | trivial | probe | skill [95 %] | latent | rgb | random | crossed |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = ["| generator | images | Fréchet | pairs, steps | intrinsic | trivial | probe | skill [95 %] | latent | rgb | "
+             "random | crossed |", "| --- " * 12 + "|"]
     for r in rows:
         controls = [f"{float(r[f'{c}_skill']):.2f}" if r.get(f"{c}_skill") not in (None, "") else "–"
                     for c in ("latent", "rgb", "random", "crossed")]
-        lines.append(f"| {r['generator']} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['intrinsic']} | "
+        lines.append(f"| {r['generator']} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['samples']}, "
+                     f"{r['steps']} | {r['intrinsic']} | "
                      f"{float(r['trivial']):.3g} | {float(r['probe']):.3g} | **{float(r['skill']):.2f}** "
                      f"[{float(r['skill_low']):.2f}, {float(r['skill_high']):.2f}] | {' | '.join(controls)} |")
     return "\n".join(lines)
@@ -66,11 +72,11 @@ def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: lis
     for level in levels or known:
         for intrinsic in intrinsics:
             folder = Path(out) / f"{level}-{intrinsic}"
-            if collect and not (folder / "metrics.json").exists():
-                continue
-            controls = ["latent", "rgb", *(trained if "@" not in level else [])]
-            probe = probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
-            rows.append(_row(level, intrinsic, probe, probe.last_evaluation.metrics))
+            if not collect:
+                controls = ["latent", "rgb", *(trained if "@" not in level else [])]
+                probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
+            if (folder / "metrics.json").exists():
+                rows.append(_row(folder))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
     writer.writeheader()
