@@ -130,6 +130,8 @@ def fit(
         raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
                          "the pretrained one with weights='crossed'")
     teacher = get_teacher(default_teacher(built.world) if teacher == "auto" else teacher, bound.name).to(device)
+    if built.world not in teacher.worlds:
+        reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; {built.name} draws {built.world}")
     bound = bound.with_options(teacher.options(bound.name))
     settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
                         method, rank, float(rank if alpha is None else alpha), scope, built.weights, samples, steps,

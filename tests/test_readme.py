@@ -1,4 +1,5 @@
 """The README's commands are run: everything in its bash and python blocks but the installation itself."""
+import json
 import re
 import subprocess
 import sys
@@ -34,6 +35,16 @@ def test_commands_run_and_print_what_the_readme_shows(tmp_path, cache):
         assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "stylegan2-scenes-normal"
     assert (folder / "report.html").exists()
+    check_shown_figures(json.loads((folder / "metrics.json").read_text()))
+
+
+def check_shown_figures(metrics: dict):
+    """The row of the README's table against a run: probe, latent, rgb, trivial in degrees, and skill."""
+    entry = metrics["metrics"]["mean_angular_error"]
+    measured = [entry["value"], entry["controls"]["latent"]["value"], entry["controls"]["rgb"]["value"],
+                entry["trivial"]["value"]]
+    *degrees, skill = [float(x) for x in re.search(r"mean angular error +([\d. ]+)\n", README)[1].split()]
+    assert degrees == pytest.approx(measured, abs=0.3) and skill == pytest.approx(entry["skill"], abs=0.015)
 
 
 @pytest.mark.slow

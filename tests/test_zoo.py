@@ -27,6 +27,9 @@ def test_gan_training_resumes_exactly(store):
     for _ in range(2):
         first.train_step(1.0)
     second.load(first.state())
+    other = train_stylegan2.Recipe(batch=8, r1_every=2)
+    with pytest.raises(ValueError, match="another batch"):
+        train_stylegan2.Trainer(Store(store), other, torch.device("cpu"), fast=False).load(first.state())
     for _ in range(2):
         second.train_step(1.0)
     for name, value in straight.ema.state_dict().items():

@@ -146,6 +146,11 @@ class Trainer:
                     seconds=self.seconds, recipe=asdict(self.recipe))
 
     def load(self, state: dict) -> None:
+        """Goes on from `state`. Raises ValueError if it is another recipe's; only `decay_from` may be set on the way."""
+        now = asdict(self.recipe)
+        changed = [k for k, v in state["recipe"].items() if k != "decay_from" and now[k] != v]
+        if changed:
+            raise ValueError(f"recipe: the stored training has another {', '.join(changed)}; choose another --out")
         for name in ("generator", "discriminator", "ema", "optimiser_g", "optimiser_d"):
             getattr(self, name).load_state_dict(state[name])
         self.rng.set_state(state["rng"])
