@@ -85,14 +85,14 @@ class LoRA:
             disable_all(self.generator)
 
 
-def attach(generator: Generator, name: str, scope: str = "affine", rank: int = 8, alpha: float | None = None,
+def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, alpha: float | None = None,
            seed: int = 0, sites: list[str] | None = None) -> LoRA:
     """Puts a fresh LoRA on a generator: W_l Kaiming-uniform, W_u zero, so that it changes nothing yet.
 
     Args:
         generator: the generator; its own weights stay frozen
         name: of the adapter; each on a generator needs its own
-        scope: which sites, see `generator.sites`
+        scope: which sites, see `generator.sites`; auto is the first of `generator.scopes`
         rank: of W_u W_l
         alpha: scale of the update, alpha / rank; the rank by default, as in the paper
         seed: of the initial W_l
@@ -102,6 +102,7 @@ def attach(generator: Generator, name: str, scope: str = "affine", rank: int = 8
     """
     if rank < 1:
         raise ValueError(f"rank: expected at least 1, got {rank}; the paper uses 8")
+    scope = generator.scopes[0] if scope == "auto" else scope
     sites = list(sites) if sites is not None else generator.sites(scope)
     modules = dict(generator.network.named_modules())
     missing = [s for s in sites if s not in modules]

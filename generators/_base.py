@@ -28,6 +28,7 @@ class Generator(ABC):
         num_classes: 0 for an unconditional generator
         world: what it draws, which decides the default teacher: "scenes" or "photographs"
         weights: "pretrained", or "random:SEED" or "crossed:SEED" for the controls
+        origin: what `generators.load` was told besides the name to find the weights (a configuration's path)
     """
 
     family: str
@@ -36,6 +37,7 @@ class Generator(ABC):
                  world: str = "photographs", weights: str = "pretrained"):
         self.name, self.network, self.resolution = name, network, resolution
         self.num_classes, self.world, self.weights = num_classes, world, weights
+        self.origin: dict = {}
         network.requires_grad_(False).eval()
 
     @property
@@ -108,9 +110,15 @@ class Generator(ABC):
         return {name.replace(".base_layer.", "."): value for name, value in self.network.state_dict().items()
                 if ".lora_" not in name}
 
-    def describe(self) -> dict:
-        """Architecture and sampling settings, as plain JSON types: part of the fingerprint."""
+    @property
+    def options(self) -> dict:
+        """The constructor's options that decide what it draws or how, as plain JSON types: enough, with the name, to
+        load it again."""
         return {}
+
+    def describe(self) -> dict:
+        """Architecture and options, as plain JSON types: part of the fingerprint."""
+        return self.options
 
 
 def check_classes(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None) -> list[int] | None:

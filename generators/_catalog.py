@@ -5,6 +5,7 @@ public ones are fetched once into the cache; any other file is given by its path
 """
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,11 +15,12 @@ import torch
 
 from . import checkpoints
 from ._base import Generator
+from ._families import package
 from ._names import unknown
-from ._public import PUBLIC
+from ._public import public
 
 EMBEDDED = Path(__file__).parent / "embedded"
-_SUFFIXES = (".pkl", ".safetensors", ".pickle")
+_SUFFIXES = (".pkl", ".safetensors", ".pickle", ".ckpt", ".pt")
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,16 @@ class Entry:
 def catalog() -> dict[str, Entry]:
     """Every generator known by name, embedded ones first."""
     entries = {}
-    for card_path in sorted(EMBEDDED.glob("*.json"), key=lambda p: json.loads(p.read_text())["images"], reverse=True):
-        card = json.loads(card_path.read_text())
+    cards = {path: json.loads(path.read_text()) for path in EMBEDDED.glob("*.json")}
+    for card_path, card in sorted(cards.items(), key=lambda item: (item[0].stem.partition("@")[0], -item[1]["images"])):
         name = card_path.stem
         entries[name] = Entry(name, card["family"], card["resolution"], "embedded", card["world"], card["licence"],
                               str(card_path.with_suffix(".safetensors")),
                               f"trained on {card['images'] // 1000}k images, "
                               f"Fréchet distance {card['frechet']['value']:.3g}")
-    for name, public in PUBLIC.items():
-        entries[name] = Entry(name, public.family, public.resolution, "public", "photographs", public.license,
-                              public.url, public.description)
+    for name, entry in public().items():
+        entries[name] = Entry(name, entry.family, entry.resolution, "public", "photographs", entry.license, entry.url,
+                              entry.description)
     return entries
 
 
@@ -60,7 +62,8 @@ def card(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def load(generator: str | Path | Generator, weights: str = "pretrained", device: str = "cpu", **options) -> Generator:
+def load(generator: str | Path | Generator, weights: str = "pretrained", device: str = "cpu",
+         config: str | Path | None = None, **options) -> Generator:
     """Builds a generator.
 
     Args:
@@ -68,21 +71,25 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         weights: "pretrained"; "random" or "random:SEED" for the control with fresh weights; "crossed" or
             "crossed:SEED" for trained latents in front of a fresh network
         device: where the network goes
-        options: of the family: for StyleGAN2 `truncation_psi`, `noise_mode`
+        config: the configuration's .yaml, for checkpoints that come in two files and do not lie beside each other
+        options: of the family: for StyleGAN2 `truncation_psi`, `noise_mode`, `precision`
 
     Raises:
         UnknownNameError: neither a known name nor a file
         CheckpointError, OfflineError: see `generators.checkpoints` and `generators._download`
     """
     if isinstance(generator, Generator):
-        if options:
-            raise ValueError(f"generator_options: {', '.join(options)} cannot be changed on a generator that is already "
-                             "built; build it with them")
-        built = generator
+        if options or config:
+            raise ValueError(f"generator_options: {', '.join([*options, *(['config'] if config else [])])} cannot be "
+                             "changed on a generator that is already built; build it with them")
+        built, origin = generator, generator.origin
     else:
-        name, path, world = _locate(generator)
-        checkpoint = checkpoints.read_checkpoint(path).require_supported()
-        built = _FAMILIES[checkpoint.family](name, checkpoint, world=world, **options)
+        name, path, found, world = _locate(generator)
+        checkpoint = checkpoints.read_checkpoint(path, config or found).require_supported()
+        family = package(checkpoint.family)
+        _check_options(family.GENERATOR, checkpoint.family, options)
+        built = family.build(name, checkpoint, world=world, **options)
+        origin = {"config": str(Path(config).resolve())} if config else {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
     kind, _, seed = weights.partition(":")
@@ -91,32 +98,29 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
                          f"got {weights!r}")
     if kind != "pretrained":
         built = (built.randomised if kind == "random" else built.crossed)(int(seed or 0))
+    built.origin = origin
     return built.to(device)
 
 
-def _locate(generator: str | Path) -> tuple[str, Path, str]:
-    """(name, file, world) of a catalog name or a path."""
+def _check_options(kind: type[Generator], family: str, options: dict) -> None:
+    known = [p for p in inspect.signature(kind).parameters if p not in ("name", "network", "about")]
+    if wrong := [name for name in options if name not in known]:
+        raise ValueError(f"generator_options: a {family} has no option {', '.join(wrong)}; it has {', '.join(known)}")
+
+
+def _locate(generator: str | Path) -> tuple[str, Path, Path | None, str]:
+    """(name, file, configuration if it is known, world) of a catalog name or a path."""
     entry = catalog().get(str(generator))
     if entry is None:
         path = Path(generator)
-        if path.suffix not in _SUFFIXES and not path.is_file():
+        if path.suffix not in _SUFFIXES and not path.exists():
             raise unknown("generator", str(generator), catalog(), "probes list generators")
-        return path.name, path, "photographs"
+        return path.name, path, None, "photographs"
     if entry.kind == "embedded":
-        return entry.name, Path(entry.source), entry.world
+        return entry.name, Path(entry.source), None, entry.world
     from ._download import fetch
 
-    public = PUBLIC[entry.name]
-    return entry.name, fetch(public.url, sha256=public.sha256, filename=f"{entry.name}.pkl"), entry.world
-
-
-def _stylegan2(name: str, checkpoint: checkpoints.Checkpoint, **options) -> Generator:
-    from .stylegan2 import StyleGAN2, StyleGAN2Config, StyleGAN2Network
-
-    config, state = checkpoints.native_state(checkpoint)
-    network = StyleGAN2Network(StyleGAN2Config.from_dict(config))
-    network.load_state_dict(state)
-    return StyleGAN2(name, network, **options)
-
-
-_FAMILIES = {"stylegan2": _stylegan2}
+    known = public()[entry.name]
+    suffix = ".pkl" if known.config_url is None else ".ckpt"
+    config = fetch(known.config_url, filename=f"{entry.name}.yaml") if known.config_url else None
+    return entry.name, fetch(known.url, sha256=known.sha256, filename=entry.name + suffix), config, entry.world

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,8 @@ class Request:
         generator: draws the images; with adapters off
         teacher, intrinsic: label them
         first_seed, samples: which seeds
-        classes: labels for a conditional generator; None for seed modulo classes
+        classes: of a conditional generator, the labels its images have, taken in turn; None for the seed modulo their
+            number
         dtype: of the stored targets: float16 for training, float32 for evaluation
     """
 
@@ -55,13 +56,13 @@ class Request:
     intrinsic: Intrinsic
     first_seed: int
     samples: int
-    classes: tuple[int, ...] | None = None
+    classes: Sequence[int] | None = None
     dtype: str = "float16"
 
     def identity(self) -> dict:
         return dict(version=_VERSION, generator=self.generator.fingerprint, teacher=self.teacher.fingerprint,
                     intrinsic=self.intrinsic.name, options=self.intrinsic.options, first_seed=self.first_seed,
-                    samples=self.samples, classes=self.classes, dtype=self.dtype)
+                    samples=self.samples, classes=None if self.classes is None else list(self.classes), dtype=self.dtype)
 
     @property
     def key(self) -> str:
@@ -72,10 +73,10 @@ class Request:
         return range(self.first_seed, self.first_seed + self.samples)
 
     def source(self, seeds: range) -> dict[str, Tensor]:
-        classes = self.classes
-        if classes is not None and len(classes) > 1:
-            classes = classes[seeds.start - self.first_seed:seeds.stop - self.first_seed]
-        return self.generator.sample(seeds, classes)
+        labels = None
+        if self.classes is not None:
+            labels = [self.classes[(s - self.first_seed) % len(self.classes)] for s in seeds]
+        return self.generator.sample(seeds, labels)
 
 
 class Bank:

@@ -39,13 +39,20 @@ class Trivial(Control):
 
 
 class LatentRegression(Control):
-    """Ridge regression, its penalty chosen on a tenth of the bank that was held out."""
+    """Ridge regression, its penalty chosen on a tenth of the bank that was held out.
+
+    A code of more than `components` numbers (a VQGAN's has thousands, one vector a position) is first reduced to its
+    leading principal components on the bank.
+    """
 
     penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
+    components = 512
 
     def __init__(self, generator: Generator, bank: Bank):
         everything = slice(0, len(bank))
         x = generator.latent(bank.state(everything)).double()
+        self.basis = _leading(x, min(self.components, len(x))) if x.shape[1] > self.components else None
+        x = self._reduced(x)
         self.centre, self.scale = x.mean(0), x.std(0, unbiased=False) + 1e-8
         self.shape = bank.targets.shape[1:]
         x = self._features(x)
@@ -61,8 +68,11 @@ class LatentRegression(Control):
         self.weight = torch.cat([self._solve(x, torch.from_numpy(targets[:, block].astype(np.float64)),
                                              self.penalty).float() for block in blocks], 1)
 
+    def _reduced(self, x: Tensor) -> Tensor:
+        return x.double() if self.basis is None else (x.float() @ self.basis).double()
+
     def _features(self, x: Tensor) -> Tensor:
-        x = (x.double() - self.centre) / self.scale
+        x = (x - self.centre) / self.scale
         return torch.cat([x, x.new_ones(len(x), 1)], 1)
 
     @staticmethod
@@ -72,8 +82,15 @@ class LatentRegression(Control):
         return torch.linalg.solve(x.T @ x + ridge.diag() + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
 
     def predict(self, generator: Generator, state: State) -> Tensor:
-        y = self._features(generator.latent(state).cpu()).float() @ self.weight
+        y = self._features(self._reduced(generator.latent(state).cpu())).float() @ self.weight
         return y.view(-1, *self.shape).expand(-1, 3, -1, -1)
+
+
+def _leading(x: Tensor, count: int) -> Tensor:
+    """The `count` leading principal directions of the rows of x, [D, count], by randomised iteration; deterministic."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.pca_lowrank(x.float(), q=count, niter=3)[2]
 
 
 class RGBRegression(Control):

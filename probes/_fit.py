@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 import adapters
 import generators
 from generators import Generator
+from generators._base import check_classes
 from generators._names import unknown
 
 from ._bank import Request, open_bank
@@ -48,6 +49,7 @@ class Settings:
     evaluate: int
     controls: list[str]
     seed: int
+    classes: list[int] | None = None
     generator_options: dict = field(default_factory=dict)
 
     def as_dict(self) -> dict:
@@ -65,13 +67,14 @@ def fit(
     method: str = "lora",
     rank: int = 8,
     alpha: float | None = None,
-    scope: str = "affine",
+    scope: str = "auto",
     weights: str = "pretrained",
     samples: int = 4096,
     steps: int = 3000,
     batch: int = 8,
     learning_rate: float = 0.01,
     evaluate: int = 500,
+    classes: Sequence[int] | None = None,
     controls: Sequence[str] = ("latent", "rgb"),
     seed: int = 0,
     device: str = "auto",
@@ -92,13 +95,15 @@ def fit(
         method: what is trained; lora
         rank: of the LoRA
         alpha: the update is scaled by alpha / rank; the rank by default
-        scope: which sites are adapted; `affine` is every w -> s affine of a StyleGAN
+        scope: which sites are adapted: `affine`, every w -> s affine of a StyleGAN; `decoder-attention` or `decoder` of a
+            VQGAN; auto is the paper's for the family
         weights: pretrained, or random / random:SEED / crossed / crossed:SEED for the control networks
         samples: pairs in the bank
         steps: optimiser steps
         batch: pairs a step
         learning_rate: Adam's, at its peak
         evaluate: unseen seeds to score on; 0 skips evaluation and report
+        classes: of a conditional generator, the labels to draw, taken in turn; all of them by default
         controls: latent, rgb (seconds), random, crossed (each as long as the fit itself)
         seed: of the adapter's initial weights, the order of the pairs and the control networks
         device: cpu, cuda or auto
@@ -106,8 +111,8 @@ def fit(
         overwrite: discard what is in `out`
         save_every: seconds between writes of the training state
         quiet: print nothing
-        generator_options: of the generator's family; for StyleGAN2 truncation_psi, noise_mode, and precision, "fp32" or
-            "bf16" (faster where the CPU has AMX)
+        generator_options: of the generator's family, such as a StyleGAN's truncation_psi, a VQGAN's temperature, and
+            precision, "fp32" or "bf16" (faster where the CPU has AMX)
 
     Returns the probe, loaded on its generator, evaluated.
 
@@ -133,9 +138,12 @@ def fit(
     if built.world not in teacher.worlds:
         reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; {built.name} draws {built.world}")
     bound = bound.with_options(teacher.options(bound.name))
+    classes = None if classes is None else [int(c) for c in classes]
+    check_classes(built, range(len(classes or [0])), classes)
     settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
-                        method, rank, float(rank if alpha is None else alpha), scope, built.weights, samples, steps,
-                        batch, learning_rate, evaluate, list(controls), seed, _options(built))
+                        method, rank, float(rank if alpha is None else alpha),
+                        built.scopes[0] if scope == "auto" else scope, built.weights, samples, steps, batch,
+                        learning_rate, evaluate, list(controls), seed, classes, {**built.options, **built.origin})
     folder = Path(out) if out else default_folder(settings)
     with _claimed(folder):
         source = generators.load(generator, "pretrained", device, **options) if built.weights.startswith("crossed") else None
@@ -185,11 +193,6 @@ def _check(method: str, controls: Sequence[str], counts: dict[str, int], learnin
         raise ValueError(f"evaluate: expected a number of seeds of at least 0, got {evaluate}")
 
 
-def _options(generator: Generator) -> dict:
-    about = generator.describe()
-    return {k: about[k] for k in ("truncation_psi", "noise_mode", "precision") if k in about}
-
-
 class _claimed:
     """Holds the run folder for this process; another fit of the same folder is told so."""
 
@@ -234,7 +237,7 @@ def _existing(folder: Path, settings: Settings, overwrite: bool) -> bool:
 
 def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher,
              settings: Settings, folder: Path, save_every: float, reporter: Reporter) -> Probe:
-    request = Request(source or generator, teacher, intrinsic, FIRST_TRAINING_SEED, settings.samples)
+    request = Request(source or generator, teacher, intrinsic, FIRST_TRAINING_SEED, settings.samples, settings.classes)
     with reporter.bar("bank") as update:
         bank = open_bank(request, progress=lambda done, total: update(done, total, "pairs"))
     adapter = adapters.attach(generator, free_name(generator, intrinsic.name), settings.scope, settings.rank,
@@ -303,7 +306,8 @@ def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, adapte
                         fingerprint=teacher.fingerprint, exact_errors=teacher.exact_errors(intrinsic.name)),
         "method": dict(name=settings.method, rank=settings.rank, alpha=settings.alpha, scope=settings.scope,
                        sites=adapter.site_names, parameters=adapter.size),
-        "bank": dict(first_seed=FIRST_TRAINING_SEED, samples=settings.samples, key=bank_key),
+        "bank": dict(first_seed=FIRST_TRAINING_SEED, samples=settings.samples, classes=settings.classes,
+                     key=bank_key),
         "training": dict(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate,
                          seed=settings.seed, status="started"),
         "request": settings.as_dict(),

@@ -102,6 +102,11 @@ class Probe:
     def drawn_by(self) -> Generator:
         return self.source or self.generator
 
+    @property
+    def classes(self) -> list[int] | None:
+        """The labels it was fitted on; None for all, or for a generator without."""
+        return self.record["bank"].get("classes")
+
     @torch.no_grad()
     def emit(self, state: State) -> Tensor:
         """state -> encoded prediction, float [N, 3, H, W]."""
@@ -118,11 +123,18 @@ class Probe:
     def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None) -> Prediction:
         """Images and their intrinsic for `seeds`.
 
+        Args:
+            seeds: any numbers
+            classes: of a conditional generator: one label for all, or one for each seed; by default those that the probe
+                was fitted on, in turn
+
         Raises ValueError for an empty list of seeds, or classes the generator does not have.
         """
         seeds = [int(s) for s in seeds]
         if not seeds:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
+        if classes is None and self.classes:
+            classes = [self.classes[s % len(self.classes)] for s in seeds]
         classes = check_classes(self.drawn_by, seeds, classes)
         images, maps = [], []
         batch = batch_size(self.generator)
@@ -198,7 +210,7 @@ class Probe:
         if teacher.fingerprint != self.record["teacher"]["fingerprint"]:
             raise RunError(f"teacher: {teacher.name} has changed since this probe was fitted (version "
                            f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")
-        return open_bank(Request(self.drawn_by, teacher, self.intrinsic, seeds.start, len(seeds), dtype=dtype))
+        return open_bank(Request(self.drawn_by, teacher, self.intrinsic, seeds.start, len(seeds), self.classes, dtype))
 
     def training_bank(self) -> Bank:
         first = self.record["bank"]["first_seed"]

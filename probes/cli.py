@@ -26,27 +26,31 @@ def list_(what: Literal["generators", "intrinsics", "teachers", "methods", "prot
     Console(highlight=False).print(table)
 
 
-def convert(source: str, target: str, overwrite: bool = False) -> None:
-    """Reads an NVIDIA checkpoint without running anything in it and writes it as safetensors.
+def convert(source: str, target: str, overwrite: bool = False, yaml: str | None = None) -> None:
+    """Reads a published checkpoint without running anything in it and writes it as safetensors.
 
     Args:
-        source: .pkl of stylegan2-ada-pytorch, stylegan3 or the TensorFlow original
+        source: .pkl of stylegan2-ada-pytorch, stylegan3, stylegan-xl or the TensorFlow original; .ckpt of
+            taming-transformers, or the folder of its run
         target: .safetensors to write
         overwrite: replace the target
+        yaml: the configuration of a taming checkpoint, where it does not lie beside it
     """
     from generators.checkpoints import convert as run
 
-    done = run(source, target, overwrite=overwrite)
+    done = run(source, target, overwrite, yaml)
     print(f"{done.destination}: {done.family}, {done.parameters:,} parameters")
 
 
-def predict(run: str, seeds: int = 8, first_seed: int = 0, output: str = "prediction.png", device: str = "cpu") -> None:
+def predict(run: str, seeds: int = 8, first_seed: int = 0, classes: list[int] | None = None,
+            output: str = "prediction.png", device: str = "cpu") -> None:
     """Draws images and their intrinsic with a saved probe.
 
     Args:
         run: folder that `probes fit` wrote
         seeds: how many
         first_seed: the first of them
+        classes: of a conditional generator, one label for all or one for each seed
         output: a .png to look at; the map itself goes beside it as .npy, float32
         device: cpu or cuda
     """
@@ -57,7 +61,7 @@ def predict(run: str, seeds: int = 8, first_seed: int = 0, output: str = "predic
     from ._files import write_bytes_atomically
     from ._probe import load
 
-    prediction = load(run, device=device).predict(range(first_seed, first_seed + seeds))
+    prediction = load(run, device=device).predict(range(first_seed, first_seed + seeds), classes)
     prediction.save_picture(output)
     array = io.BytesIO()
     np.save(array, prediction.map.numpy())

@@ -21,7 +21,7 @@ from generators.checkpoints import (
     read_native,
     write_native,
 )
-from generators.checkpoints._checkpoint import expected_shapes
+from generators.stylegan2._format import expected_shapes
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, fold_gains
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,8 +7,9 @@ import torch
 
 from generators.checkpoints import read_checkpoint
 from probes.data.scenes._store import Store, write_store
-from zoo import train_stylegan2, train_teacher
+from zoo import export, train_stylegan2, train_teacher
 from zoo._discriminator import Discriminator
+from zoo._gan import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def store(tmp_path_factory):
 
 
 def trainer(store):
-    return train_stylegan2.Trainer(Store(store), train_stylegan2.Recipe(batch=4, r1_every=2), torch.device("cpu"), fast=False)
+    return train_stylegan2.trainer(Store(store), Recipe(batch=4, r1_every=2), torch.device("cpu"), fast=False)
 
 
 def test_gan_training_resumes_exactly(store):
@@ -27,9 +28,9 @@ def test_gan_training_resumes_exactly(store):
     for _ in range(2):
         first.train_step(1.0)
     second.load(first.state())
-    other = train_stylegan2.Recipe(batch=8, r1_every=2)
+    other = Recipe(batch=8, r1_every=2)
     with pytest.raises(ValueError, match="another batch"):
-        train_stylegan2.Trainer(Store(store), other, torch.device("cpu"), fast=False).load(first.state())
+        train_stylegan2.trainer(Store(store), other, torch.device("cpu"), fast=False).load(first.state())
     for _ in range(2):
         second.train_step(1.0)
     for name, value in straight.ema.state_dict().items():
@@ -38,16 +39,14 @@ def test_gan_training_resumes_exactly(store):
 
 
 def test_gan_recipe_keeps_snapshots_and_exports_cards(store, tmp_path, monkeypatch):
-    from zoo import export_stylegan2
-
-    settings = dict(recipe=train_stylegan2.Recipe(batch=4), snapshots=(0.008,), device="cpu", fast=False)
+    settings = dict(recipe=Recipe(batch=4), snapshots=(0.008,), device="cpu", fast=False)
     train_stylegan2.main(str(store), str(tmp_path / "run"), kimg=0.016, **settings)
     train_stylegan2.main(str(store), str(tmp_path / "run"), kimg=0.02, **settings)           # goes on
     card = json.loads((tmp_path / "run" / "snapshot-000000.json").read_text())
     assert card["images"] == 20 and card["recipe"]["batch"] == 4 and card["data"]["count"] == 48
-    monkeypatch.setattr(export_stylegan2, "_SAMPLES", 200)
-    real = export_stylegan2._real_features(0, 32)
-    card = export_stylegan2.export(tmp_path / "run" / "snapshot-000000.pt", "tiny", tmp_path / "out", real, 0.0)
+    monkeypatch.setattr(export, "_SAMPLES", 200)
+    real = export.real_features(0, 32)
+    card = export.export(tmp_path / "run" / "snapshot-000000.pt", "tiny", tmp_path / "out", real, 0.0)
     assert card["frechet"]["value"] > 0.1 and card["frechet"]["samples"] == 200
     checkpoint = read_checkpoint(tmp_path / "out" / "tiny.safetensors")
     assert checkpoint.family == "stylegan2" and checkpoint.config["img_resolution"] == 32

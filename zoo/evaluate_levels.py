@@ -1,11 +1,11 @@
-"""Skill of every quality level of an embedded generator, on every intrinsic, with the controls beside it.
+"""Skill of every embedded generator at every quality level, on every intrinsic, with the controls beside it.
 
     python -m zoo.evaluate_levels --out runs/levels
 
     python -m zoo.evaluate_levels --out runs/levels --collect true
 
 Runs what is missing (a killed fit is taken up) and prints the table of the README; `--collect true` gathers finished
-runs into zoo/results/. The trained controls (`random`, `crossed`) are fitted for the best level.
+runs into zoo/results/. The trained controls (`random`, `crossed`) are fitted for the best level of each family.
 """
 from __future__ import annotations
 
@@ -52,38 +52,45 @@ def _markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(out: str = "runs/levels", prefix: str = "stylegan2-scenes", levels: list[str] | None = None,
+def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[str] | None = None,
          intrinsics: list[str] = list(INTRINSICS), options: dict | None = None, seed: int = 0,  # noqa: B006
          trained: list[str] = ["random", "crossed"], collect: bool = False) -> None:  # noqa: B006
     """Fits and scores.
 
     Args:
         out: folder of the runs
-        prefix: of the generators' names
-        levels: which of them; all by default
+        names: of the embedded generators, without levels; all by default
+        levels: which of their levels; all by default
         intrinsics: which
         options: further arguments of `probes.fit`, the same for all
         seed: of all fits
-        trained: trained controls of the best level
+        trained: trained controls of each generator's best level
         collect: only gather what is finished and print the table
     """
-    known = [e.name for e in generators.catalog().values() if e.kind == "embedded" and e.name.startswith(prefix)]
-    rows = []
-    for level in levels or known:
-        for intrinsic in intrinsics:
-            folder = Path(out) / f"{level}-{intrinsic}"
-            if not collect:
-                controls = ["latent", "rgb", *(trained if "@" not in level else [])]
-                probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
-            if (folder / "metrics.json").exists():
-                rows.append(_row(folder))
+    embedded = [e.name for e in generators.catalog().values() if e.kind == "embedded"]
+    everything = []
+    for name in names or [e for e in embedded if "@" not in e]:
+        rows = []
+        for level in [e for e in embedded if e.partition("@")[0] == name and (levels is None or e in levels)]:
+            for intrinsic in intrinsics:
+                folder = Path(out) / f"{level}-{intrinsic}"
+                if not collect:
+                    controls = ["latent", "rgb", *(trained if "@" not in level else [])]
+                    probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
+                if (folder / "metrics.json").exists():
+                    rows.append(_row(folder))
+        if collect:
+            write_text_atomically(RESULTS / f"{name}.csv", _csv(rows))
+        everything += rows
+    print(_markdown(everything))
+
+
+def _csv(rows: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    if collect:
-        write_text_atomically(RESULTS / f"{prefix}.csv", text.getvalue())
-    print(_markdown(rows))
+    return text.getvalue()
 
 
 if __name__ == "__main__":

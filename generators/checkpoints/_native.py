@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ._checkpoint import STYLEGAN2, Checkpoint, check_state
+from ._checkpoint import SUPPORTED, Checkpoint, check_state
 from ._errors import CheckpointError
 from ._files import atomic, file_sha256
 
@@ -54,8 +54,7 @@ def write_native(
     extra = dict(extra_metadata or {})
     if clash := [key for key in extra if key in RESERVED]:
         raise CheckpointError(f"extra_metadata uses the reserved keys {', '.join(clash)}; rename them.")
-    if family == STYLEGAN2:
-        check_state(state, config, str(path))
+    check_state(family, state, config, str(path))
     metadata = {"format": FORMAT, "version": VERSION, "family": family, "config": json.dumps(config), **extra}
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     with atomic(path) as temporary:
@@ -88,8 +87,8 @@ def read_native(path: str | os.PathLike) -> Checkpoint:
         raise CheckpointError(f"{source}: its configuration is not JSON ({error}); convert it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: its configuration is not a JSON object; convert it again.")
-    if metadata["family"] == STYLEGAN2:
-        check_state(state, config, source)
+    if metadata["family"] in SUPPORTED:
+        check_state(metadata["family"], state, config, source)
     extra = {key: value for key, value in metadata.items() if key not in RESERVED}
     return Checkpoint(metadata["family"], config, state, source, file_sha256(path), folded=True, metadata=extra)
 

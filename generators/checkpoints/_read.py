@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._families import package
 from ._checkpoint import Checkpoint, check_state
 from ._errors import CheckpointError
 from ._native import read_native, write_native
@@ -13,19 +14,20 @@ from ._standins import read_pickle
 from ._stylegan import is_persistence, read_persistence
 from ._tensorflow import is_tensorflow, read_tensorflow
 
-READABLE = "NVIDIA .pkl (PyTorch or TensorFlow) and .safetensors written by `probes convert`"
+READABLE = "NVIDIA .pkl (PyTorch or TensorFlow), taming's .ckpt and .safetensors written by `probes convert`"
 MISFITS = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, RecursionError, RuntimeError, TypeError)
 
 
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = None) -> Checkpoint:
     """Reads a generator from any supported file, whatever its name, without running anything that is in it.
 
     Args:
-        path: an NVIDIA pickle (the PyTorch or the TensorFlow form), or a native .safetensors.
+        path: an NVIDIA pickle (the PyTorch or the TensorFlow form), taming's .ckpt or .pt or the folder of its run, or
+            a native .safetensors.
+        config: of a taming checkpoint, its .yaml, where that does not lie beside it.
 
     Returns:
-        Its family, configuration and weights. A "stylegan2" is checked: the weights fit the configuration.
-        Other families are returned as they are; `Checkpoint.require_supported` refuses them.
+        Its family, configuration and weights, which were checked to fit each other.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,19 +35,26 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         CheckpointError: it is damaged, something else, or its weights do not fit.
     """
     path, source = Path(path), str(path)
+    if path.is_dir():
+        from ._taming import read_taming
+
+        return read_taming(path, config)
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint; give the path of a file: {READABLE}.")
     kind = _sniff(path)
     if kind == "safetensors":
         return read_native(path)
+    if kind == "zip":
+        from ._taming import read_taming
+
+        return read_taming(path, config)
     if kind != "pickle":
         raise CheckpointError(f"{source} is {kind}; readable are {READABLE}.")
     data = path.read_bytes()
     root = read_pickle(data, source)
     try:
         family, config, state = _interpret(root, source, limit=2 * len(data))
-        if family == "stylegan2":
-            check_state(state, config, source)
+        check_state(family, state, config, source)
     except CheckpointError:
         raise
     except (*MISFITS, ValueError) as error:
@@ -64,7 +73,7 @@ def _interpret(root: Any, source: str, limit: int) -> tuple[str, dict[str, Any],
 
 
 def _sniff(path: Path) -> str:
-    """The format of a file by its first bytes: "pickle", "safetensors", or what else it looks like."""
+    """The format of a file by its first bytes: "pickle", "safetensors", "zip" (PyTorch's), or what else it looks like."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -74,7 +83,7 @@ def _sniff(path: Path) -> str:
     if head[:1] == b"\x80":
         return "pickle"
     if head[:2] == b"PK":
-        return "a zip, perhaps a PyTorch .pt or .ckpt of another implementation"
+        return "zip"
     if head.lstrip()[:1] == b"<":
         return "a web page, perhaps what a server sends instead of a download"
     if path.suffix == ".safetensors":
@@ -94,13 +103,15 @@ class Conversion:
     parameters: int
 
 
-def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = False) -> Conversion:
+def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = False,
+            config: str | os.PathLike | None = None) -> Conversion:
     """Converts any readable checkpoint to a native .safetensors, with the run-time gains folded into the weights.
 
     Args:
         src: the checkpoint.
         dst: the .safetensors to write; it appears complete or not at all.
         overwrite: replace an existing `dst`.
+        config: of a taming checkpoint, as for `read_checkpoint`.
 
     Returns:
         What was read and written; `sha256` is the source's, which the file records too.
@@ -111,7 +122,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
     """
     if Path(dst).exists() and not overwrite:
         raise FileExistsError(f"{dst} exists; pass overwrite=True (--overwrite) to replace it, or choose another name.")
-    checkpoint = read_checkpoint(src).require_supported()
+    checkpoint = read_checkpoint(src, config).require_supported()
     config, state = native_state(checkpoint)
     origin = {"source": Path(src).name, "source_sha256": checkpoint.sha256}
     extra = {**origin, **(checkpoint.metadata or {})}  # a native file stays attributed to what it was made from
@@ -121,11 +132,8 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
 
 
 def native_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config, state) for `StyleGAN2Network(StyleGAN2Config.from_dict(config)).load_state_dict(state)`."""
+    """(config, state) as the network of its family takes them: gains folded, names its own."""
     checkpoint.require_supported()
     if checkpoint.folded:
         return checkpoint.config, checkpoint.state
-    from ..stylegan2 import StyleGAN2Config, fold_gains
-
-    config = StyleGAN2Config.from_dict(checkpoint.config)
-    return config.to_dict(), fold_gains(checkpoint.state, config)
+    return package(checkpoint.family, "._format").native(checkpoint.config, checkpoint.state)

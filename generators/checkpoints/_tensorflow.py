@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._checkpoint import STYLEGAN2, channel_fields, expected_shapes
+from .._families import package
+from ._checkpoint import STYLEGAN2, channel_fields
 from ._errors import CheckpointError
 from ._standins import Array, Record
 from ._stylegan import MAX_DEPTH, bounded, plain
@@ -46,7 +47,7 @@ def read_tensorflow(root: Any, source: str, limit: int) -> tuple[str, dict[str, 
         )
     config = _config(network, variables, source)
     state = {}
-    for name in expected_shapes(config, source):
+    for name in package(STYLEGAN2, "._format").expected_shapes(config, source):
         key, convert = _translate(name)
         if key not in variables:
             raise CheckpointError(f"{source}: variable {key} ({name} in PyTorch) is missing; the file is incomplete.")

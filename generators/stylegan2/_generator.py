@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from .._base import Generator, State, check_classes
+from ..checkpoints import Checkpoint, native_state
+from ._config import StyleGAN2Config
 from ._frozen import FrozenSynthesis
 from ._gains import affine_names, affine_resolutions
 from ._network import StyleGAN2Network
@@ -102,6 +104,17 @@ class StyleGAN2(Generator):
         network.mapping.load_state_dict(self.network.mapping.state_dict())
         return self._sibling(network, f"crossed:{seed}")
 
+    @property
+    def options(self) -> dict:
+        return dict(truncation_psi=self.truncation_psi, noise_mode=self.noise_mode, precision=self.precision)
+
     def describe(self) -> dict:
-        return dict(self.network.config.to_dict(), truncation_psi=self.truncation_psi, noise_mode=self.noise_mode,
-                    precision=self.precision)
+        return {**self.network.config.to_dict(), **self.options}
+
+
+def build(name: str, checkpoint: Checkpoint, **options) -> StyleGAN2:
+    """The generator a checkpoint holds. `options` are those of `StyleGAN2`."""
+    config, state = native_state(checkpoint)
+    network = StyleGAN2Network(StyleGAN2Config.from_dict(config))
+    network.load_state_dict(state)
+    return StyleGAN2(name, network, **options)

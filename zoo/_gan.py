@@ -1,0 +1,228 @@
+"""Adversarial training of the StyleGAN recipes: resumable, and keeping snapshots, which become quality levels.
+
+Non-saturating loss with lazy R1 (StyleGAN2, arXiv 1912.04958, section 2.2 and appendix B) and an exponential moving
+average of the weights. One forward pass of the generator a step serves both networks. What differs between the families
+is the network that `train` is given.
+"""
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probes._fit import hardware
+from probes.data.scenes._store import Store
+
+from ._discriminator import Discriminator
+from ._state import load_state, save_atomically
+
+
+@dataclass
+class Recipe:
+    """Everything that decides the result.
+
+    Args:
+        batch: images a step
+        learning_rate: of both networks
+        r1_gamma: weight of the gradient penalty on real images
+        r1_every: steps between penalties
+        ema_kimg: half-life of the weights' moving average, in thousands of images (shorter at the start: 5 %)
+        seed: of weights, latents and the order of the images
+        decay_from: kimg after which the learning rate falls linearly to a tenth at `kimg`
+    """
+
+    batch: int = 16
+    learning_rate: float = 2.5e-3
+    r1_gamma: float = 0.1
+    r1_every: int = 16
+    ema_kimg: float = 5.0
+    seed: int = 0
+    decay_from: float | None = None
+
+
+def _adam(network: nn.Module, scales: dict[str, float], lr: float, ratio: float = 1.0) -> torch.optim.Adam:
+    groups: dict[float, list] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        groups.setdefault(round(scales[name], 9), []).append(parameter)
+    return torch.optim.Adam([dict(params=p, lr=lr * s * ratio, base_lr=lr * s * ratio) for s, p in groups.items()],
+                            betas=(0.0, 0.99**ratio), eps=1e-8)
+
+
+class Trainer:
+    """A generator, its average, its discriminator and their optimisers.
+
+    Args:
+        family: of the network
+        network: `mapping`, `synthesis` and `config` as `StyleGAN2Network` has them; only what requires a gradient learns
+        scales: {parameter: factor of its learning rate}
+        store: real images; where they are larger than what the network draws they are averaged down
+        recipe: everything else that decides the result
+        fast: compile
+    """
+
+    def __init__(self, family: str, network: nn.Module, scales: dict[str, float], store: Store, recipe: Recipe,
+                 device: torch.device, fast: bool):
+        self.family = family
+        self.store, self.recipe, self.device, self.config = store, recipe, device, network.config
+        resolution = self.config.img_resolution
+        self.shrink = store.manifest["size"] // resolution
+        self.generator = network.to(device, memory_format=torch.channels_last)
+        torch.manual_seed(recipe.seed)
+        widths = (64, 96, 128, 128, 128)[-(resolution.bit_length() - 3):]
+        self.discriminator = Discriminator(resolution, widths).to(device, memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.optimiser_g = _adam(self.generator, scales, recipe.learning_rate)
+        ratio = recipe.r1_every / (recipe.r1_every + 1)
+        self.optimiser_d = _adam(self.discriminator, self.discriminator.learning_rate_scales(), recipe.learning_rate,
+                                 ratio)
+        self.rng = torch.Generator().manual_seed(recipe.seed)
+        self.step, self.seconds = 0, 0.0
+        self.draw = torch.compile(self.generator.synthesis) if fast else self.generator.synthesis
+        self.judge = torch.compile(self.discriminator) if fast else self.discriminator
+
+    @property
+    def images(self) -> int:
+        return self.step * self.recipe.batch
+
+    def _real(self) -> Tensor:
+        picks = torch.randint(len(self.store), (self.recipe.batch,), generator=self.rng).numpy()
+        x = torch.from_numpy(self.store.batch("image", picks)) * 2 - 1
+        flip = torch.rand(len(x), generator=self.rng) < 0.5
+        x[flip] = x[flip].flip(3)
+        x = F.avg_pool2d(x, self.shrink) if self.shrink > 1 else x
+        return x.to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def train_step(self, decay: float) -> dict[str, float]:
+        for optimiser in (self.optimiser_g, self.optimiser_d):
+            for group in optimiser.param_groups:
+                group["lr"] = group["base_lr"] * decay
+        precision = torch.autocast(self.device.type, torch.bfloat16)
+        z = torch.randn(self.recipe.batch, self.config.z_dim, generator=self.rng).to(self.device)
+        ws = self.generator.mapping(z)
+        with precision:
+            fake = self.draw(ws)
+        self.generator.mapping.update_w_avg(ws[:, 0])
+        real = self._real()
+
+        self.optimiser_d.zero_grad(set_to_none=True)
+        with precision:
+            # One batch each, so that the minibatch statistic never mixes real and generated images.
+            loss_d = F.softplus(self.judge(fake.detach())).mean() + F.softplus(-self.judge(real)).mean()
+        loss_d.backward()
+        penalty = None
+        if self.step % self.recipe.r1_every == 0:
+            real.requires_grad_(True)
+            with precision:
+                score = self.discriminator(real)
+            (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
+            penalty = gradient.square().sum((1, 2, 3)).mean()
+            (penalty * (self.recipe.r1_gamma / 2 * self.recipe.r1_every)).backward()
+        self.optimiser_d.step()
+
+        self.optimiser_g.zero_grad(set_to_none=True)
+        self.discriminator.requires_grad_(False)
+        with precision:
+            loss_g = F.softplus(-self.judge(fake)).mean()
+        loss_g.backward()
+        self.discriminator.requires_grad_(True)
+        self.optimiser_g.step()
+
+        self.step += 1
+        half_life = min(self.recipe.ema_kimg * 1000, 0.05 * self.images)
+        weight = 1 - 0.5 ** (self.recipe.batch / max(half_life, 1e-8))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.state_dict().values()), list(self.generator.state_dict().values()), weight)
+        losses = dict(loss_g=loss_g.item(), loss_d=loss_d.item())
+        return losses if penalty is None else dict(losses, r1=penalty.item())
+
+    def state(self) -> dict:
+        return dict(generator=self.generator.state_dict(), discriminator=self.discriminator.state_dict(),
+                    ema=self.ema.state_dict(), optimiser_g=self.optimiser_g.state_dict(),
+                    optimiser_d=self.optimiser_d.state_dict(), rng=self.rng.get_state(), step=self.step,
+                    seconds=self.seconds, recipe=asdict(self.recipe))
+
+    def load(self, state: dict) -> None:
+        """Goes on from `state`. Raises ValueError if it is another recipe's; only `decay_from` may be set on the way."""
+        now = asdict(self.recipe)
+        changed = [k for k, v in state["recipe"].items() if k != "decay_from" and now[k] != v]
+        if changed:
+            raise ValueError(f"recipe: the stored training has another {', '.join(changed)}; choose another --out")
+        for name in ("generator", "discriminator", "ema", "optimiser_g", "optimiser_d"):
+            getattr(self, name).load_state_dict(state[name])
+        self.rng.set_state(state["rng"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+@torch.no_grad()
+def sample_sheet(network: nn.Module, path: Path, count: int = 48) -> None:
+    from PIL import Image
+
+    z = torch.randn(count, network.config.z_dim, generator=torch.Generator().manual_seed(1))
+    device = next(network.parameters()).device
+    image = network(z.to(device)).cpu()
+    rows = image.reshape(count // 8, 8, *image.shape[1:]).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    Image.fromarray(((rows.clamp(-1, 1) + 1) * 127.5).byte().numpy()).save(path)
+
+
+def train(trainer: Trainer, out: str, kimg: float, snapshots: tuple[float, ...]) -> None:
+    """Trains until `kimg` thousand images, from the last state in `out` if there is one.
+
+    Args:
+        trainer: freshly made
+        out: folder for state, snapshots, samples and the log
+        kimg: where to stop; a snapshot is kept there too
+        snapshots: at which kimg to keep the averaged weights
+    """
+    folder, recipe = Path(out), trainer.recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    state = load_state(folder / "state.pt")
+    if state is not None:
+        trainer.load(state)
+    due = sorted(k for k in snapshots if trainer.images < k * 1000 and k < kimg) + [kimg]
+    last_save = last_log = clock = time.time()
+    while trainer.images < kimg * 1000:
+        decay = 1.0
+        if recipe.decay_from is not None and trainer.images > recipe.decay_from * 1000:
+            decay = 1 - 0.9 * (trainer.images / 1000 - recipe.decay_from) / (kimg - recipe.decay_from)
+        row = trainer.train_step(max(decay, 0.1))
+        now = time.time()
+        trainer.seconds += now - clock
+        clock = now
+        if now - last_log > 20:
+            row.update(kimg=trainer.images / 1000, minutes=trainer.seconds / 60,
+                       rate=trainer.images / trainer.seconds)
+            print("  ".join(f"{k} {v:.3f}" for k, v in row.items()), flush=True)
+            last_log = now
+        if not np.isfinite(row["loss_g"]):
+            raise FloatingPointError(f"loss is not finite at {trainer.images} images; the last state is kept in "
+                                     f"{folder}/state.pt: lower --recipe.learning_rate and start again")
+        if trainer.images >= due[0] * 1000:
+            keep(trainer, folder / f"snapshot-{int(due.pop(0)):06d}.pt")
+        if now - last_save > 240:
+            save_atomically(trainer.state(), folder / "state.pt")
+            sample_sheet(trainer.ema, folder / "latest.png")
+            last_save = now
+    save_atomically(trainer.state(), folder / "state.pt")
+
+
+def keep(trainer: Trainer, path: Path) -> None:
+    """A snapshot: the averaged weights, what its card will say, and a sheet of samples."""
+    save_atomically(dict(family=trainer.family, ema=trainer.ema.state_dict(), config=trainer.config.to_dict()), path)
+    card = dict(recipe=asdict(trainer.recipe), images=trainer.images, steps=trainer.step,
+                hardware=hardware(trainer.device), minutes=round(trainer.seconds / 60, 1), data=trainer.store.manifest,
+                torch=torch.__version__)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2))
+    sample_sheet(trainer.ema, path.with_suffix(".png"))
+
+
+def chosen_device(device: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
