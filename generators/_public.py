@@ -41,10 +41,5 @@ class PublicCheckpoint:
 def public() -> dict[str, PublicCheckpoint]:
     """Every published checkpoint, by name, in the order of the families."""
     families = {PACKAGES[family]: family for family in reversed(PACKAGES)}
-    tables = []
-    for name in dict.fromkeys(PACKAGES.values()):
-        try:  # TEMPORARY
-            tables.append(package(families[name], "._public").PUBLIC)
-        except ImportError:
-            pass
+    tables = [package(families[name], "._public").PUBLIC for name in dict.fromkeys(PACKAGES.values())]
     return {name: entry for table in tables for name, entry in table.items()}

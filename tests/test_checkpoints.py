@@ -21,8 +21,8 @@ from generators.checkpoints import (
     read_native,
     write_native,
 )
-from generators.stylegan2._format import expected_shapes
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, fold_gains
+from generators.stylegan2._format import expected_shapes
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {
@@ -214,30 +214,6 @@ def test_every_form_draws_the_golden_images(form, saved, tmp_path):
     assert np.abs(image.numpy() - arrays["image_const"]).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["stylegan3", "stylegan-xl"])
-def test_later_families_are_recognised_and_refused_by_name(family, saved, tmp_path):
-    with make_pickles.nvidia_modules():
-        network = make_pickles.Persistent("Generator", z_dim=8, _init_kwargs={"z_dim": 8})
-        network.mapping = make_pickles.Persistent("MappingNetwork", w_dim=8)
-        network.mapping.register_buffer("w_avg", torch.zeros(8))
-        if family == "stylegan-xl":
-            network.mapping.embed = torch.nn.Embedding(10, 4)
-        network.synthesis = make_pickles.Persistent("SynthesisNetwork", layer_names=["L0_36_24"])
-        network.synthesis.input = make_pickles.Persistent("SynthesisInput", size=np.array([36, 36]))
-        layer = make_pickles.Persistent("SynthesisLayer", in_cutoff=np.float64(2.5), padding=[9, 8, 9, 8])
-        layer.weight = torch.nn.Parameter(torch.ones(2, 2, 3, 3))
-        network.synthesis.L0_36_24 = layer
-        path = saved(make_pickles.pickle.dumps({"G_ema": network}, protocol=4))
-    read = read_checkpoint(path)
-    assert read.family == family and "synthesis.L0_36_24.weight" in read.state
-    assert read.config["modules"]["synthesis.L0_36_24"]["padding"] == [9, 8, 9, 8]
-    assert read.config["modules"]["synthesis.L0_36_24"]["in_cutoff"] == 2.5
-    assert read.config["modules"]["synthesis.input"]["size"] == [36, 36]
-    assert ("mapping.embed.weight" in read.state) == (family == "stylegan-xl")
-    with pytest.raises(CheckpointError, match=f"{family} generator.*supported families: stylegan2"):
-        convert(path, tmp_path / "out.safetensors")
-
-
 def test_conversion_is_complete_or_nothing(saved, tmp_path, monkeypatch):
     state = random_state(TINY)
     path = saved(make_pickles.ada_pickle(state, TINY))
@@ -316,7 +292,7 @@ def test_a_truncated_pickle_is_a_clear_error(fraction, form, saved):
     [
         ("a.pkl", b"", "empty"),
         ("b.pkl", b"<!DOCTYPE html><html>sign in</html>", "web page"),
-        ("c.pt", b"PK\x03\x04" + bytes(40), "PyTorch .pt"),
+        ("c.pt", b"PK\x03\x04" + bytes(40), "the .yaml that describes it was not found"),
         ("d.pkl", b"\x80\x04N.", "without a StyleGAN generator"),
         ("e.pkl", b"\x80\x04}.", "without a StyleGAN generator"),
         ("f.bin", b"\x00" * 64, "unknown format"),
@@ -325,6 +301,12 @@ def test_a_truncated_pickle_is_a_clear_error(fraction, form, saved):
 def test_other_files_are_told_apart_by_content(name, content, message, saved):
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(saved(content, name))
+
+
+def test_a_configuration_beside_a_file_that_has_its_own_is_refused(saved, tmp_path):
+    path = saved(make_pickles.ada_pickle(random_state(TINY), TINY))
+    with pytest.raises(CheckpointError, match="config: .* leave config out"):
+        read_checkpoint(path, tmp_path / "model.yaml")
 
 
 def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):

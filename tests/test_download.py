@@ -13,7 +13,8 @@ import pytest
 
 from generators import _download
 from generators._download import ChecksumError, DownloadError, OfflineError, cached_path, fetch
-from generators._public import PUBLIC
+from generators._families import PACKAGES
+from generators._public import public
 
 DATA = bytes(range(256)) * 12_000  # three blocks
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -252,13 +253,16 @@ def test_two_processes_share_one_download(server, cache):
 
 
 def test_the_public_catalogue_is_well_formed():
-    for name, entry in PUBLIC.items():
-        assert entry.name == name and re.fullmatch(r"stylegan2-[a-z0-9-]+", name)
-        assert entry.url.startswith("https://nvlabs-fi-cdn.nvidia.com/") and entry.url.endswith(".pkl")
-        assert entry.family == "stylegan2" and entry.resolution in (32, 256, 512, 1024)
-        assert "Nvidia" in entry.license and entry.source.startswith("https://github.com/NVlabs/")
+    entries = public()
+    for name, entry in entries.items():
+        assert entry.name == name and re.fullmatch(rf"{entry.family}-[a-z0-9-]+", name)
+        assert entry.url.startswith("https://") and (entry.config_url or "https://").startswith("https://")
+        assert entry.family in PACKAGES and 16 <= entry.resolution <= 1024
+        assert entry.license and entry.description and entry.source.startswith("https://github.com/")
         assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
-        match = re.search(r"res(\d+)", entry.url)
-        assert match is None or int(match[1]) == entry.resolution
-    assert len({entry.url for entry in PUBLIC.values()}) == len(PUBLIC)
-    assert PUBLIC["stylegan2-ffhq"].resolution == 256
+        match = re.search(r"res(\d+)|-(\d+)x\d+\.pkl", entry.url)
+        assert match is None or int(match[1] or match[2]) == entry.resolution
+    assert len({entry.url for entry in entries.values()}) == len(entries)
+    assert {entry.family for entry in entries.values()} == set(PACKAGES)
+    assert entries["stylegan2-ffhq"].resolution == 256 and entries["vqgan-ffhq"].fid == 9.6
+    assert entries["stylegan-xl-imagenet-256"].fid == 2.26

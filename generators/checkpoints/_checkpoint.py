@@ -57,9 +57,10 @@ def check_state(family: str, state: Mapping[str, torch.Tensor], config: Mapping[
         if name in state and tuple(state[name].shape) != tuple(shape)
     ]
     if problems:
+        side = config.get("img_resolution", config.get("resolution", "unknown"))
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{source}: the weights do not fit the {family} generator of {config.get('img_resolution', 'unknown')} px that "
+            f"{source}: the weights do not fit the {family} generator of {side} px that "
             f"its configuration describes: {'; '.join(problems[:5])}{more}. "
             "Only networks without added or removed layers can be read."
         )

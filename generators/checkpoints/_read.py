@@ -42,6 +42,8 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint; give the path of a file: {READABLE}.")
     kind = _sniff(path)
+    if config is not None and kind in ("safetensors", "pickle"):
+        raise CheckpointError(f"config: {source} is no taming checkpoint and carries its own configuration; leave config out.")
     if kind == "safetensors":
         return read_native(path)
     if kind == "zip":

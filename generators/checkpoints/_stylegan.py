@@ -1,9 +1,9 @@
-"""NVIDIA's persistence pickles: stylegan2-ada-pytorch, stylegan3, stylegan-xl.
+"""NVIDIA's persistence pickles: stylegan2-ada-pytorch here, stylegan3 and stylegan-xl in `_stylegan3.py`.
 
 A dict {G, D, G_ema, ...} of networks, each a record of its class's name and its `__dict__`: children under `_modules`,
 weights under `_parameters` and `_buffers`, everything else as plain attributes. The generator is G_ema, the moving
-average that the papers evaluate. Geometry is read where it cannot lie (shapes), then from attributes, then from the
-constructor's arguments.
+average that the papers evaluate. A StyleGAN2's geometry is read where it cannot lie (shapes), then from attributes, then
+from the constructor's arguments.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,12 @@ import torch
 from ._checkpoint import STYLEGAN2, STYLEGAN3, STYLEGAN_XL, as_float32, channel_fields
 from ._errors import CheckpointError
 from ._standins import Array, Record
+from ._stylegan3 import read_alias_free
 
 MAX_DEPTH = 16
 MAX_ITEMS = 20_000
 MAX_TAPS = 64
 DEFAULT_TAPS = [1.0, 3.0, 3.0, 1.0]
-INTERNAL = ("_parameters", "_buffers", "_modules", "_init_args", "_init_kwargs")
 
 
 def is_persistence(root: Any) -> bool:
@@ -46,7 +46,8 @@ def read_persistence(root: Any, source: str, limit: int) -> tuple[str, dict[str,
         raise CheckpointError(f"{source}: its tensors share memory to look larger than the file; it was tampered with.")
     family = _family(generator, records, source)
     if family != STYLEGAN2:
-        return family, _describe(generator, records), {name: as_float32(value) for name, value in state.items()}
+        config, weights = read_alias_free(records, state, source)
+        return family, config, {name: as_float32(value) for name, value in weights.items()}
     config = _Reader(generator, records, state, source).config()
     weights = {name: as_float32(value) for name, value in state.items() if not name.endswith("resample_filter")}
     return family, config, weights
@@ -109,23 +110,6 @@ def plain(value: Any) -> Any:
         return None
 
     return convert(value, 0)
-
-
-def _describe(generator: Record, records: dict[str, Record]) -> dict[str, Any]:
-    modules = {}
-    for path, record in records.items():
-        attributes = {k: v for k, v in record.state.items() if k not in INTERNAL and not _bookkeeping(k)}
-        modules[path] = {"class_name": record.class_name, **{k: plain(v) for k, v in attributes.items()}}
-    return {
-        "init_args": plain(generator.state.get("_init_args", ())),
-        "init_kwargs": plain(_dict(generator.state, "_init_kwargs")),
-        "modules": modules,
-    }
-
-
-def _bookkeeping(name: str) -> bool:
-    """Whether `name` is torch's own attribute of every module: hooks and flags."""
-    return name == "training" or name.startswith("_")
 
 
 class _Reader:

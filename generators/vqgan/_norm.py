@@ -1,0 +1,60 @@
+"""Group normalisation whose backward pass is fast in bfloat16 on a CPU.
+
+torch's own takes up to seven times as long there as in float32, half of a whole training step of a first stage. With
+x̂ = (x - μ) / σ over a group of m values, and g = γ ∂L/∂y,
+
+    ∂L/∂x = (g - mean(g) - x̂ mean(g x̂)) / σ
+
+so the gradient is a sum of ∂L/∂y, x and a constant with one coefficient per channel each: two sums per channel and one
+pass over the activations.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm`, with its weights' names."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype is torch.bfloat16 and x.device.type == "cpu" and x.ndim == 4 and torch.is_grad_enabled():
+            return _Function.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def adopt(module: nn.Module) -> nn.Module:
+    """Gives every `nn.GroupNorm` within `module` this class; returns the module."""
+    for child in module.modules():
+        if type(child) is nn.GroupNorm:
+            child.__class__ = GroupNorm
+    return module
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        n, c, h, w = x.shape
+        y, mean, rstd = torch.native_group_norm(x, weight.to(x.dtype), bias.to(x.dtype), n, c, h * w, groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        n, c, h, w = x.shape
+        groups = mean.shape[1]
+        size = c // groups
+        mean, rstd = (t.float().repeat_interleave(size, 1) for t in (mean, rstd))
+        flat, inputs = (t.permute(0, 2, 3, 1).reshape(n, h * w, c).float() for t in (grad, x))
+        total = flat.sum(1)                                                       # Σ ∂L/∂y, per sample and channel
+        product = (torch.linalg.vecdot(flat, inputs, dim=1) - mean * total) * rstd  # Σ ∂L/∂y x̂
+        first, second = ((t * weight).view(n, groups, size).sum(2).repeat_interleave(size, 1) / (size * h * w)
+                         for t in (total, product))
+        by_grad, by_input = rstd * weight, -rstd.square() * second
+        constant = -rstd * first - by_input * mean
+        expand = [t[:, :, None, None].to(x.dtype) for t in (constant, by_grad, by_input)]
+        result = torch.addcmul(expand[0], grad, expand[1]).addcmul_(x, expand[2])
+        return result, product.sum(0), total.sum(0), None, None
