@@ -29,9 +29,11 @@ class Generator(ABC):
         world: what it draws, which decides the default teacher: "scenes" or "photographs"
         weights: "pretrained", or "random:SEED" or "crossed:SEED" for the controls
         origin: what `generators.load` was told besides the name to find the weights (a configuration's path)
+        recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
     family: str
+    recommended: dict = dict(samples=4096, steps=3000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
                  world: str = "photographs", weights: str = "pretrained"):

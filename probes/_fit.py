@@ -69,10 +69,10 @@ def fit(
     alpha: float | None = None,
     scope: str = "auto",
     weights: str = "pretrained",
-    samples: int = 4096,
-    steps: int = 3000,
-    batch: int = 8,
-    learning_rate: float = 0.01,
+    samples: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
     evaluate: int = 500,
     classes: Sequence[int] | None = None,
     controls: Sequence[str] = ("latent", "rgb"),
@@ -98,7 +98,8 @@ def fit(
         scope: which sites are adapted: `affine`, every w -> s affine of a StyleGAN; `decoder-attention` or `decoder` of a
             VQGAN; auto is the paper's for the family
         weights: pretrained, or random / random:SEED / crossed / crossed:SEED for the control networks
-        samples: pairs in the bank
+        samples: pairs in the bank; this and the next three are what the generator's family recommends by default: for
+            StyleGAN2 4096, 3000, 8 and 0.01
         steps: optimiser steps
         batch: pairs a step
         learning_rate: Adam's, at its peak
@@ -138,12 +139,15 @@ def fit(
     if built.world not in teacher.worlds:
         reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; {built.name} draws {built.world}")
     bound = bound.with_options(teacher.options(bound.name))
+    given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
+    taken = built.recommended | {name: value for name, value in given.items() if value is not None}
     classes = None if classes is None else [int(c) for c in classes]
     check_classes(built, range(len(classes or [0])), classes)
     settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
                         method, rank, float(rank if alpha is None else alpha),
-                        built.scopes[0] if scope == "auto" else scope, built.weights, samples, steps, batch,
-                        learning_rate, evaluate, list(controls), seed, classes, {**built.options, **built.origin})
+                        built.scopes[0] if scope == "auto" else scope, built.weights, **taken,
+                        evaluate=evaluate, controls=list(controls), seed=seed, classes=classes,
+                        generator_options={**built.options, **built.origin})
     folder = Path(out) if out else default_folder(settings)
     with _claimed(folder):
         source = generators.load(generator, "pretrained", device, **options) if built.weights.startswith("crossed") else None
@@ -173,20 +177,21 @@ def default_folder(settings: Settings) -> Path:
     return Path("runs") / f"{Path(settings.generator).stem}-{settings.intrinsic}{tail}"
 
 
-def _check(method: str, controls: Sequence[str], counts: dict[str, int], learning_rate: float, evaluate: int,
-           seed: int) -> None:
+def _check(method: str, controls: Sequence[str], counts: dict[str, int | None], learning_rate: float | None,
+           evaluate: int, seed: int) -> None:
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     for control in controls:
         if control not in (*CLOSED_FORM, *TRAINED):
             raise unknown("controls", control, (*CLOSED_FORM, *TRAINED))
     for name, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; the default is 0.01")
-    if counts["samples"] < 10:
-        raise ValueError(f"samples: expected at least 10 pairs, got {counts['samples']}; the default is 4096")
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; leave it out for the "
+                         "generator's own")
+    if counts["samples"] is not None and counts["samples"] < 10:
+        raise ValueError(f"samples: expected at least 10 pairs, got {counts['samples']}; leave it out for the generator's own")
     if seed < 0:
         raise ValueError(f"seed: expected a number of at least 0, got {seed}")
     if evaluate < 0:

@@ -72,6 +72,21 @@ def test_convert_and_use(tmp_path, capsys):
     assert "no such checkpoint" in capsys.readouterr().err
 
 
+def test_classes_from_the_command_line(tmp_path, capsys):
+    from families import FAMILIES
+
+    from generators.checkpoints import write_native
+
+    drawn = FAMILIES["vqgan-conditional"][0]()
+    path = write_native(tmp_path / "faces.safetensors", "vqgan", drawn.network.config.to_dict(), drawn.network.state_dict())
+    fit = ["fit", "--generator", str(path), *FIT[3:], "--out", str(tmp_path / "run")]
+    assert main([*fit, "--classes", "[1]"]) == 0
+    assert json.loads((tmp_path / "run" / "probe.json").read_text())["request"]["classes"] == [1]
+    assert main(["predict", str(tmp_path / "run"), "--classes", "[2]", "--output", str(tmp_path / "p.png")]) == 0
+    assert main(["predict", str(tmp_path / "run"), "--classes", "[7]"]) == 1
+    assert "0 … 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["fit", "--generator", "stylegan2-scene"], "did you mean 'stylegan2-scenes'"),
     (["fit", "--intrinsic", "normals"], "did you mean 'normal'"),

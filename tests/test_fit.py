@@ -123,7 +123,27 @@ def test_every_family_fits_saves_and_loads(family, tmp_path):
     assert torch.equal(loaded.predict([5]).map, probe.predict([5]).map)
 
 
+@pytest.mark.parametrize("family", ["stylegan2-conditional", "stylegan-xl-conditional", "vqgan-conditional"])
+def test_classes_decide_what_is_drawn_and_are_recorded(family, tmp_path):
+    generator = FAMILIES[family][0]()
+    probe = probes.fit(generator, out=str(tmp_path), classes=[2, 0], **{**SMALL, "steps": 8})
+    record = json.loads((tmp_path / "probe.json").read_text())
+    assert record["bank"]["classes"] == record["request"]["classes"] == [2, 0]
+    state = generator.prepare(generator.sample(range(4), [2, 0, 2, 0]))
+    assert torch.equal(probe.predict(range(4)).image, probe.draw(state))
+    assert torch.equal(probes.load(tmp_path, generator).predict([1], [1]).image,
+                       probe.draw(generator.prepare(generator.sample([1], [1]))))
+    drawn = next(iter(probe.training_bank().state(slice(0, 4)).values()))
+    seeds = range(record["bank"]["first_seed"], record["bank"]["first_seed"] + 4)
+    wanted = next(iter(generator.prepare(generator.sample(seeds, [2, 0, 2, 0])).values()))
+    torch.testing.assert_close(drawn, wanted)
+    for classes in ([3], [-1], []):
+        with pytest.raises(ValueError, match=r"classes: expected one label.* 0 … 2"):
+            probes.fit(generator, out=str(tmp_path / "bad"), classes=classes, **SMALL)
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    (dict(classes=[1]), "stylegan2-scenes is unconditional"),
     (dict(intrinsic="shadng"), "did you mean 'shading'"),
     (dict(teacher="brightnes"), "did you mean 'brightness'"),
     (dict(method="lroa"), "did you mean 'lora'"),

@@ -49,6 +49,27 @@ class Discriminator(nn.Module):
         return {name: _fan_in_gain(p) if p.ndim > 1 else 1.0 for name, p in self.named_parameters()}
 
 
+class PatchDiscriminator(nn.Module):
+    """image: float [N, 3, H, W] in [-1, 1] -> realness logits [N, 1, H/8, W/8], one a patch (Isola et al. 2017, arXiv
+    1611.07004, section 3.2.2), and the features on the way."""
+
+    def __init__(self, channels: tuple[int, ...] = (48, 96, 128)):
+        super().__init__()
+        self.stem = nn.Conv2d(12, channels[0], 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1)
+                                    for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, b) for b in channels[1:])
+        self.out = nn.Conv2d(channels[-1], 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x = _leaky_relu(self.stem(F.pixel_unshuffle(image, 2)))
+        features = [x]
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = _leaky_relu(norm(layer(x)))
+            features.append(x)
+        return self.out(x).float(), features
+
+
 class _Down(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()

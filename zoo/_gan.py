@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,10 +68,11 @@ class Trainer:
         store: real images; where they are larger than what the network draws they are averaged down
         recipe: everything else that decides the result
         fast: compile
+        draw: ws -> image while training; the network's synthesis, compiled, by default
     """
 
     def __init__(self, family: str, network: nn.Module, scales: dict[str, float], store: Store, recipe: Recipe,
-                 device: torch.device, fast: bool):
+                 device: torch.device, fast: bool, draw: Callable[[Tensor], Tensor] | None = None):
         self.family = family
         self.store, self.recipe, self.device, self.config = store, recipe, device, network.config
         resolution = self.config.img_resolution
@@ -86,7 +88,7 @@ class Trainer:
                                  ratio)
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
-        self.draw = torch.compile(self.generator.synthesis) if fast else self.generator.synthesis
+        self.draw = draw or (torch.compile(self.generator.synthesis) if fast else self.generator.synthesis)
         self.judge = torch.compile(self.discriminator) if fast else self.discriminator
 
     @property
