@@ -16,6 +16,8 @@ from torch import Tensor
 
 from generators import Generator
 
+from ._conv_transpose import refusal, register_conv_transpose
+
 
 class LoRA:
     """One adapter on one generator; made by `attach`.
@@ -98,7 +100,10 @@ def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, 
         seed: of the initial W_l
         sites: exact module names instead of a scope
 
-    Raises ValueError for a rank below 1, a name in use or a scope the generator does not have.
+    Sites may be Linear, Conv1d, Conv2d, Conv3d (PEFT's own layers) and ConvTranspose2d (ours), in any mixture.
+
+    Raises ValueError for a rank below 1, a name in use, a scope the generator does not have, or a site that cannot be
+    adapted; the generator is then as it was.
     """
     if rank < 1:
         raise ValueError(f"rank: expected at least 1, got {rank}; the paper uses 8")
@@ -109,15 +114,22 @@ def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, 
     if missing or not sites:
         raise ValueError(f"sites: {generator.name} has no module {missing[0]!r}" if missing else
                          f"sites: scope {scope!r} of {generator.name} is empty")
+    for site in sites:
+        if reason := refusal(getattr(modules[site], "base_layer", modules[site])):
+            raise ValueError(f"sites: {site} of {generator.name} is {reason}")
     if "." in name or any(name in m.lora_A for m in modules.values() if isinstance(m, BaseTunerLayer)):
         raise ValueError(f"name: expected a name without dots that no adapter on {generator.name} has, got {name!r}")
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=sites, lora_dropout=0.0,
                         bias="none")
+    adapter = LoRA(generator, name, register_conv_transpose(config))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")      # several adapters are the point
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, generator.network, adapter_name=name)
-    adapter = LoRA(generator, name, config)
+        try:
+            inject_adapter_in_model(config, generator.network, adapter_name=name)
+        except BaseException:
+            detach(adapter)                  # PEFT stops at the first site it cannot adapt, the earlier ones adapted
+            raise
     found = sorted(site for site, _ in adapter.layers())
     if found != sorted(sites):
         detach(adapter)
