@@ -55,9 +55,10 @@ class Generator(ABC):
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
         """Inputs for `prepare`: one per seed, and the same for a seed whatever the batch it comes in."""
 
-    @abstractmethod
     def prepare(self, source: State) -> State:
-        """The frozen prefix: what `sample` returned -> batch-first tensors that no adapter influences."""
+        """The frozen prefix: what `sample` returned -> batch-first tensors that no adapter influences. The identity where
+        nothing comes before the first site."""
+        return source
 
     @abstractmethod
     def forward(self, state: State) -> Tensor:
@@ -75,13 +76,15 @@ class Generator(ABC):
         """One training pair: (prediction, target), both in output space."""
         return self.forward(state), target
 
-    @abstractmethod
     def latent(self, state: State) -> Tensor:
-        """The code an image is drawn from, flat: float [N, D]. What the linear-regression control may see."""
+        """The code an image is drawn from, flat: float [N, D]. What the linear-regression control may see; by default the
+        whole state."""
+        return torch.cat([value.flatten(1).float() for value in state.values()], 1)
 
     @abstractmethod
     def sites(self, scope: str) -> list[str]:
-        """Exact names, within `network`, of the modules of a scope that a probe may adapt."""
+        """Exact names, within `network`, of the modules of a scope that a probe may adapt: those of the untouched network,
+        also where an adapter has moved a module to NAME.base_layer."""
 
     @property
     @abstractmethod
@@ -92,9 +95,13 @@ class Generator(ABC):
     def randomised(self, seed: int) -> Generator:
         """The control: the same architecture with freshly drawn weights, and its own inputs."""
 
-    @abstractmethod
     def crossed(self, seed: int) -> Generator:
-        """The crossed control: this generator's frozen prefix in front of a freshly drawn adapted part."""
+        """The crossed control: this generator's frozen prefix in front of a freshly drawn adapted part. Without a prefix,
+        that is `randomised`."""
+        if type(self).prepare is not Generator.prepare:
+            raise NotImplementedError(f"crossed: {type(self).__name__} has a frozen prefix, so it must say how that is put in "
+                                      "front of fresh weights; define crossed, or leave crossed out of the controls")
+        return self.randomised(seed)
 
     @property
     def fingerprint(self) -> str:

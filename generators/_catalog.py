@@ -98,6 +98,7 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
                          f"got {weights!r}")
     if kind != "pretrained":
         built = (built.randomised if kind == "random" else built.crossed)(int(seed or 0))
+        built.weights = f"{kind}:{int(seed or 0)}"
     built.origin = origin
     return built.to(device)
 

@@ -294,10 +294,10 @@ def test_the_verdict_follows_the_intervals(metrics):
         metrics)
     entry["controls"]["crossed"].update(skill=0.6, skill_ci95=[0.58, 0.62])
     assert "not clearly above crossed:" in verdict(metrics)
-    entry["controls"] = {"random": {**estimate(22), "skill": -0.3, "skill_ci95": [-0.4, -0.2]}}
+    entry["controls"] = {"crossed": {**estimate(22), "skill": -0.3, "skill_ci95": [-0.4, -0.2]}}
     assert verdict(metrics).endswith("at skill −0.30, no better than the average picture.")
-    entry["controls"] = {}
-    assert "No control was run" in verdict(metrics)
+    entry["controls"] = {"random": {**estimate(2), "skill": 0.9, "skill_ci95": [0.8, 0.95]}}     # on its own pictures
+    assert "No control on its own targets was run" in verdict(metrics)
     entry.update(skill=0.01, skill_ci95=[-0.01, 0.03])
     assert "no knowledge is shown" in verdict(metrics)
     entry.update(skill=None, skill_ci95=None)

@@ -65,9 +65,6 @@ class StyleGAN2(Generator):
         draw = self._frozen if w.device.type == "cpu" else self.network.synthesis
         return draw(w[:, None].expand(-1, self.network.config.num_ws, -1), self.noise_mode)
 
-    def latent(self, state: State) -> Tensor:
-        return state["w"]
-
     @property
     def scopes(self) -> tuple[str, ...]:
         return ("affine", "affine-convs", *(f"affine@{r}" for r in self.network.config.resolutions))

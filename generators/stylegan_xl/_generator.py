@@ -65,9 +65,6 @@ class StyleGANXL(Generator):
         with torch.autocast(w.device.type, dtype, enabled=dtype is not None):
             return self.network.synthesis(w[:, None].expand(-1, self.network.config.num_ws, -1))
 
-    def latent(self, state: State) -> Tensor:
-        return state["w"]
-
     @property
     def scopes(self) -> tuple[str, ...]:
         rates = dict.fromkeys(affine_rates(self.network).values())

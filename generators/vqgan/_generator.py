@@ -103,9 +103,6 @@ class VQGAN(Generator):
         with torch.autocast(codes.device.type, torch.bfloat16):
             return self.network.decode(codes).float()
 
-    def latent(self, state: State) -> Tensor:
-        return state["codes"].flatten(1)
-
     @property
     def scopes(self) -> tuple[str, ...]:
         return ("decoder-attention", "decoder")

@@ -142,16 +142,20 @@ def summary(probe: ProbeInfo, metrics: Metrics) -> str:
 
 
 def verdict(metrics: Metrics) -> str:
-    """What the controls allow to be concluded; intervals decide, not the bare numbers."""
+    """What the controls allow to be concluded; intervals decide, not the bare numbers.
+
+    `random` draws images of its own, so its targets and its average picture are others than the probe's: its skill stands
+    in the table and decides nothing here.
+    """
     metric = primary(metrics)
     skill, own = finite(metric.get("skill")), interval(metric.get("skill_ci95"))
     if skill is None:
         return "No skill is defined for this metric, so nothing is concluded here."
     if (own[0] if own else skill) <= 0:
         return "The probe is no better than the average picture: no knowledge is shown."
-    known = {k: c for k, c in (metric.get("controls") or {}).items() if finite(c.get("skill")) is not None}
+    known = {k: c for k, c in (metric.get("controls") or {}).items() if finite(c.get("skill")) is not None and k != "random"}
     if not known:
-        return ("The probe is better than the average picture. No control was run, so how much of that the generator "
+        return ("The probe is better than the average picture. No control on its own targets was run, so how much of that the generator "
                 "knew, and how much the adapter learnt, stays open.")
 
     def top(control: Any) -> float:

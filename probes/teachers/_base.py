@@ -74,7 +74,10 @@ def get_teacher(teacher: str | Teacher, intrinsic: str) -> Teacher:
 
 
 def default_teacher(world: str) -> str:
-    """The teacher that `teacher="auto"` means for generators of a world."""
+    """The teacher that `teacher="auto"` means for generators of a world. Raises ValueError if there is none."""
+    if world not in _DEFAULTS:
+        raise ValueError(f"teacher: there is no default for a generator that draws {world}; name one with --teacher (`probes "
+                         "list teachers`), or register one with probes.register_teacher")
     return _DEFAULTS[world]
 
 
