@@ -7,7 +7,7 @@ import torch
 
 from generators.checkpoints import read_checkpoint
 from probes.data.scenes._store import Store, write_store
-from zoo import export, train_stylegan2, train_teacher
+from zoo import _vqgan, export, train_stylegan2, train_stylegan_xl, train_teacher, train_vqgan
 from zoo._discriminator import Discriminator
 from zoo._gan import Recipe
 
@@ -50,6 +50,77 @@ def test_gan_recipe_keeps_snapshots_and_exports_cards(store, tmp_path, monkeypat
     assert card["frechet"]["value"] > 0.1 and card["frechet"]["samples"] == 200
     checkpoint = read_checkpoint(tmp_path / "out" / "tiny.safetensors")
     assert checkpoint.family == "stylegan2" and checkpoint.config["img_resolution"] == 32
+
+
+def test_stylegan_xl_grows_from_a_stem_that_stays_as_it_is(store, tmp_path):
+    options = dict(recipe=Recipe(batch=4), device="cpu", fast=False)
+    train_stylegan_xl.main(str(store), str(tmp_path / "stem"), resolution=16, kimg=0.008, **options)
+    stem = torch.load(tmp_path / "stem" / "snapshot-000000.pt", weights_only=True)
+    path = tmp_path / "stem" / "snapshot-000000.pt"
+    trainer = train_stylegan_xl.trainer(Store(store), 32, path, Recipe(batch=4), torch.device("cpu"), fast=False)
+    before = {k: v.clone() for k, v in trainer.generator.state_dict().items()}
+    for _ in range(2):
+        trainer.train_step(1.0)
+    after = trainer.generator.state_dict()
+    kept = [k for k in after if k in stem["ema"] and not k.endswith(("w_avg", "magnitude_ema"))]
+    assert len(kept) > 20 and any(k.startswith("synthesis.L3") for k in kept)
+    assert all(torch.equal(after[k], stem["ema"][k]) for k in kept)
+    grown = {k for k in after if k not in stem["ema"] and not torch.equal(after[k], before[k])}
+    assert {k.split(".")[1] for k in grown} == {layer.name for layer in trainer.config.layers[4:]}
+    train_stylegan_xl.main(str(store), str(tmp_path / "full"), resolution=32, stem=str(path), kimg=0.008, **options)
+    network = torch.load(tmp_path / "full" / "snapshot-000000.pt", weights_only=True)
+    assert network["family"] == "stylegan-xl" and network["config"]["img_resolution"] == 32
+
+
+def first_stage(store):
+    network = train_vqgan.VQGANNetwork(train_vqgan.network_config(32), seed=0)
+    recipe = _vqgan.Recipe(batch=4, adversarial_from=0.004, restart_every=2)
+    return _vqgan.FirstStage(network, Store(store), recipe, torch.device("cpu"))
+
+
+def test_vqgan_first_stage_resumes_exactly(store):
+    straight, first, second = first_stage(store), first_stage(store), first_stage(store)
+    for _ in range(4):
+        losses = straight.step()
+    for _ in range(2):
+        first.step()
+    second.load(first.state())
+    for _ in range(2):
+        second.step()
+    for name, value in straight.ema.state_dict().items():
+        assert torch.equal(value, second.ema.state_dict()[name]), name
+    assert np.isfinite(list(losses.values())).all()
+
+
+def test_codes_that_nothing_uses_are_given_to_something(store):
+    stage = first_stage(store)
+    table = stage.model.quantize.embedding.weight
+    with torch.no_grad():
+        table[1:] = 100.0                                          # one code takes everything
+    stage.step()
+    assert (table < 50).all(1).sum() == len(table)
+    assert stage.step()["perplexity"] > 5
+
+
+def test_vqgan_recipe_writes_a_generator(store, tmp_path, monkeypatch):
+    recipe = _vqgan.Recipe(batch=4, transformer_batch=8)
+    train_vqgan.first(str(store), str(tmp_path), kimg=0.016, recipe=recipe, snapshots=(0.008,), device="cpu")
+    train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.032, recipe=recipe, device="cpu")
+    monkeypatch.setattr(export, "_SAMPLES", 200)
+    card = export.export(tmp_path / "snapshot-000000.pt", "tiny", tmp_path / "out", export.real_features(0, 32), 0.0)
+    assert card["family"] == "vqgan" and card["images"] == 16 and card["transformer_images"] == 32
+    import generators
+
+    drawn = generators.load(tmp_path / "out" / "tiny.safetensors")
+    assert not drawn.network.config.encoder and drawn.forward(drawn.prepare(drawn.sample([0]))).shape == (1, 3, 32, 32)
+
+
+def test_the_transformer_learns_codes(store):
+    network = train_vqgan.VQGANNetwork(train_vqgan.network_config(32), seed=0)
+    codes = torch.arange(16).repeat(8, 1).short()
+    stage = _vqgan.TransformerStage(network, codes, _vqgan.Recipe(transformer_batch=16), torch.device("cpu"))
+    nats = [stage.step()["nats"] for _ in range(60)]
+    assert nats[-1] < 0.5 * nats[0]
 
 
 def test_teacher_recipe_resumes_and_writes_its_card(store, tmp_path):
