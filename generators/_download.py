@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .checkpoints._files import atomic, file_sha256
+from ._files import atomic, cache_folder, file_sha256
 
 BLOCK = 1 << 20
 ATTEMPTS = 4
@@ -50,12 +50,6 @@ class _Unusable(Exception):
     """What has arrived is not part of what the server has now: start again."""
 
 
-def cache_folder() -> Path:
-    """Where checkpoints are kept."""
-    root = os.environ.get("PROBES_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "probes") / "checkpoints"
-
-
 def cached_path(url: str, filename: str | None = None, cache_dir: str | os.PathLike | None = None) -> Path:
     """Where `fetch` puts the file, and finds one that was put there by hand."""
     if filename is None:
@@ -63,7 +57,7 @@ def cached_path(url: str, filename: str | None = None, cache_dir: str | os.PathL
         filename = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base or 'download'}"
     if Path(filename).name != filename or filename == "..":
         raise ValueError(f"filename={filename!r}: expected a name without folders; give the folder as cache_dir")
-    return (Path(cache_dir) if cache_dir is not None else cache_folder()) / filename
+    return (Path(cache_dir) if cache_dir is not None else cache_folder("checkpoints")) / filename
 
 
 def fetch(
@@ -80,7 +74,7 @@ def fetch(
         url: http or https.
         sha256: the expected hash. Without one the hash of the first download counts from then on.
         filename: its name in the cache; by default from the URL.
-        cache_dir: by default `cache_folder()`.
+        cache_dir: by default `cache_folder("checkpoints")`.
         progress: called with (bytes so far, bytes in total or None); by default a bar, on terminals.
         timeout: seconds without an answer or a byte after which the connection counts as broken.
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from generators import Generator
+from generators._files import cache_folder, file_sha256
 
 from ._files import OutputError, write_text_atomically
 from ._intrinsics import Intrinsic
@@ -31,11 +32,6 @@ _VERSION = 1
 
 class BankError(RuntimeError):
     """A stored bank is not what its manifest says; the message names the file and what to do."""
-
-
-def cache_folder() -> Path:
-    """Where banks and downloads live: $PROBES_CACHE, else ~/.cache/probes."""
-    return Path(os.environ.get("PROBES_CACHE", Path.home() / ".cache" / "probes"))
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def open_bank(request: Request, folder: str | Path | None = None, batch: int | N
 
     Raises BankError if the stored bank was truncated or altered.
     """
-    root = Path(folder) if folder else cache_folder() / "banks"
+    root = Path(folder) if folder else cache_folder("banks")
     root.mkdir(parents=True, exist_ok=True)
     target = root / request.key
     with FileLock(root / f"{request.key}.lock"):
@@ -173,7 +169,7 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     blocks = range(0, total, 256)
     mean = sum(arrays["target"][i:i + 256].astype(np.float64).sum(0) for i in blocks) / total
     np.save(part / "mean.npy", mean.astype(np.float32))
-    files = {p.name: _sha256(p) for p in sorted(part.glob("*.npy"))}
+    files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), files=files,
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
     write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
@@ -205,7 +201,7 @@ def _verified(folder: Path) -> Bank:
         raise BankError(f"bank: {folder / 'manifest.json'} is damaged; {advice}") from error
     for name, digest in files.items():
         path = folder / name
-        if not path.exists() or _sha256(path) != digest:
+        if not path.exists() or file_sha256(path) != digest:
             raise BankError(f"bank: {path} was truncated or altered since it was written; {advice}")
     return Bank(folder, manifest)
 
@@ -216,11 +212,3 @@ def _map(folder: Path, name: str, spec: dict) -> np.ndarray:
         raise BankError(f"bank: {folder / name}.npy is {array.shape} {array.dtype}, its manifest says {spec['shape']} "
                         f"{spec['dtype']}; delete {folder} and run again to rebuild it")
     return array
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

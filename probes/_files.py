@@ -1,9 +1,9 @@
-"""Files that are either whole or absent: written beside their place, flushed to disk, then moved into it."""
+"""Results on disk: whole or absent, and an error that says which file could not be written and why."""
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
+
+from generators._files import atomic
 
 
 class OutputError(OSError):
@@ -20,42 +20,16 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
     What stood at `path` is then as it was, and no temporary file is left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder that refused the file may refuse this too; the first error is the one to tell
-        if isinstance(error, OSError):
-            blocked = isinstance(error, FileExistsError)  # by mkdir: a file stands where a folder should
-            reason = "its folder is a file" if blocked else error.strerror or str(error)
-            raise OutputError(error.errno, reason, str(path)) from error
-        raise
-    _flush_folder(path.parent)
+    except OSError as error:
+        blocked = isinstance(error, FileExistsError)  # by mkdir: a file stands where a folder should
+        reason = "its folder is a file" if blocked else error.strerror or str(error)
+        raise OutputError(error.errno, reason, str(path)) from error
     return path
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
     """`write_bytes_atomically` of `text` as UTF-8, line ends as they are."""
     return write_bytes_atomically(path, text.encode())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes the move itself durable, where the system can (Windows cannot open folders)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

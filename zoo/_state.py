@@ -1,19 +1,16 @@
 """What a long training keeps on disk: its whole state, written whole or not at all, and snapshots along the way."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from generators._files import atomic
+
 
 def save_atomically(value: object, path: Path) -> None:
-    part = path.with_suffix(path.suffix + ".tmp")
-    with open(part, "wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with atomic(path) as temporary:
+        torch.save(value, temporary)
 
 
 def load_state(path: Path) -> dict | None:

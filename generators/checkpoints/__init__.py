@@ -4,9 +4,9 @@ read_checkpoint("ffhq.pkl")                          any supported file -> Check
 convert("ffhq.pkl", "ffhq.safetensors")              any supported file -> native file
 """
 
+from .._files import file_sha256
 from ._checkpoint import SUPPORTED, Checkpoint
 from ._errors import CheckpointError, UnsafePickleError
-from ._files import file_sha256
 from ._native import read_native, write_native
 from ._read import Conversion, convert, native_state, read_checkpoint
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from .._files import atomic, file_sha256
 from ._checkpoint import SUPPORTED, Checkpoint, check_state
 from ._errors import CheckpointError
-from ._files import atomic, file_sha256
 
 FORMAT, VERSION = "probes-generator", "1"
 RESERVED = ("format", "version", "family", "config")

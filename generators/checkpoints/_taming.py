@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from .._files import file_sha256
 from ..vqgan._config import VQGANConfig
 from ..vqgan._format import parse, reference_shapes
 from ..vqgan._taming_config import read_yaml, translate
 from ._checkpoint import VQGAN, Checkpoint
 from ._errors import CheckpointError, UnsafePickleError
-from ._files import file_sha256
 
 STAGE, GPT = "first_stage_model.", "transformer."
 IGNORED = re.compile(

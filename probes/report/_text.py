@@ -155,8 +155,8 @@ def verdict(metrics: Metrics) -> str:
         return "The probe is no better than the average picture: no knowledge is shown."
     known = {k: c for k, c in (metric.get("controls") or {}).items() if finite(c.get("skill")) is not None and k != "random"}
     if not known:
-        return ("The probe is better than the average picture. No control on its own targets was run, so how much of that the generator "
-                "knew, and how much the adapter learnt, stays open.")
+        return ("The probe is better than the average picture. No control on its own targets was run, so how much of that "
+                "the generator knew, and how much the adapter learnt, stays open.")
 
     def top(control: Any) -> float:
         ends = interval(control.get("skill_ci95"))
