@@ -301,3 +301,25 @@ def test_public_table_is_complete_and_spells_the_known_addresses():
     assert ffhq.url == f"{base}last.ckpt?path=%2F{run}%2Fcheckpoints%2Flast.ckpt" and ffhq.fid == 9.6
     assert ffhq.config_url == (f"{base}2021-04-23T18-19-01-project.yaml?path=%2F{run}%2Fconfigs%2F"
                                "2021-04-23T18-19-01-project.yaml&force")
+
+
+def test_normalisation_in_bfloat16_has_the_gradient_of_torchs_own():
+    from generators.vqgan._norm import GroupNorm, adopt
+
+    rng = torch.Generator().manual_seed(0)
+    x = (2 * torch.randn(3, 32, 6, 5, generator=rng) + 0.5).bfloat16().contiguous(memory_format=torch.channels_last)
+    own, reference = adopt(torch.nn.Sequential(torch.nn.GroupNorm(8, 32)))[0], torch.nn.GroupNorm(8, 32)
+    assert type(own) is GroupNorm and list(own.state_dict()) == list(reference.state_dict())
+    with torch.no_grad():
+        for a, b in zip(own.parameters(), reference.parameters(), strict=True):
+            a.copy_(torch.randn(32, generator=rng))
+            b.copy_(a)
+    upstream = torch.randn(3, 32, 6, 5, generator=rng)
+    results = []
+    for module, value in ((own, x), (reference, x.float())):
+        leaf = value.clone().requires_grad_()
+        y = module(leaf)
+        y.backward(upstream.to(y.dtype))
+        results.append([t.float() for t in (y, leaf.grad, module.weight.grad, module.bias.grad)])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generators.vqgan import VQGANNetwork
-from generators.vqgan._norm import adopt
 from probes.data.scenes._store import Store
 
 from ._discriminator import PatchDiscriminator
@@ -60,7 +59,7 @@ class FirstStage:
     def __init__(self, network: VQGANNetwork, store: Store, recipe: Recipe, device: torch.device):
         self.store, self.recipe, self.device = store, recipe, device
         self.network = network.to(device)
-        self.model = adopt(network.first_stage).train().requires_grad_(True).to(memory_format=torch.channels_last)
+        self.model = network.first_stage.train().requires_grad_(True).to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         torch.manual_seed(recipe.seed)
         self.discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)

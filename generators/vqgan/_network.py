@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._config import VQGANConfig
+from ._norm import adopt
 
 
 class GumbelQuantizer(nn.Module):
@@ -120,7 +121,7 @@ def _first_stage(config: VQGANConfig) -> nn.Module:
         del stage.encoder, stage.quant_conv
         if config.quantizer == "gumbel":
             del stage.quantize.proj
-    return stage
+    return adopt(stage)
 
 
 def _transformer(config: VQGANConfig) -> nn.Module:
