@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,8 @@ class Generator(ABC):
         num_classes: 0 for an unconditional generator
         world: what it draws, which decides the default teacher: "scenes" or "photographs"
         weights: "pretrained", or "random:SEED" or "crossed:SEED" for the controls
-        origin: what `generators.load` was told besides the name to find the weights (a configuration's path)
+        address: what `generators.load` takes to find it again: a catalog name or an absolute path
+        origin: what `generators.load` was told besides that to find the weights (a configuration's path)
         recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
@@ -39,7 +42,7 @@ class Generator(ABC):
                  world: str = "photographs", weights: str = "pretrained"):
         self.name, self.network, self.resolution = name, network, resolution
         self.num_classes, self.world, self.weights = num_classes, world, weights
-        self.origin: dict = {}
+        self.address, self.origin = name, {}
         network.requires_grad_(False).eval()
 
     @property
@@ -79,7 +82,7 @@ class Generator(ABC):
     def latent(self, state: State) -> Tensor:
         """The code an image is drawn from, flat: float [N, D]. What the linear-regression control may see; by default the
         whole state."""
-        return torch.cat([value.flatten(1).float() for value in state.values()], 1)
+        return torch.cat([value.reshape(len(value), -1).float() for value in state.values()], 1)
 
     @abstractmethod
     def sites(self, scope: str) -> list[str]:
@@ -130,6 +133,13 @@ class Generator(ABC):
         return self.options
 
 
+def check_truncation(truncation_psi: float) -> float:
+    """Raises ValueError unless it is a finite number."""
+    if isinstance(truncation_psi, bool) or not isinstance(truncation_psi, Real) or not math.isfinite(truncation_psi):
+        raise ValueError(f"truncation_psi: expected a number, 1 for the full distribution, got {truncation_psi!r}")
+    return float(truncation_psi)
+
+
 def check_classes(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None) -> list[int] | None:
     """Validates class labels against a generator: one a seed, or one for all; by default the seed modulo the number of
     classes. None where there are no classes."""
@@ -141,7 +151,7 @@ def check_classes(generator: Generator, seeds: Sequence[int], classes: Sequence[
         return [int(s) % generator.num_classes for s in seeds]
     count = len(seeds)
     labels = list(classes) * (count if len(classes) == 1 else 1)
-    if len(labels) != count or any(not 0 <= c < generator.num_classes for c in labels):
+    if len(labels) != count or any(not isinstance(c, Integral) or not 0 <= c < generator.num_classes for c in labels):
         raise ValueError(f"classes: expected one label, or one for each of {count} seeds, in 0 … "
                          f"{generator.num_classes - 1}; got {list(classes)[:8]}")
-    return labels
+    return [int(c) for c in labels]

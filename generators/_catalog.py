@@ -82,13 +82,14 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         if options or config:
             raise ValueError(f"generator_options: {', '.join([*options, *(['config'] if config else [])])} cannot be "
                              "changed on a generator that is already built; build it with them")
-        built, origin = generator, generator.origin
+        built, address, origin = generator, generator.address, generator.origin
     else:
         name, path, found, world = _locate(generator)
-        checkpoint = checkpoints.read_checkpoint(path, config or found).require_supported()
+        checkpoint = checkpoints.read_checkpoint(path, config or found)
         family = package(checkpoint.family)
         _check_options(family.GENERATOR, checkpoint.family, options)
         built = family.build(name, checkpoint, world=world, **options)
+        address = name if str(generator) in catalog() else str(Path(generator).resolve())
         origin = {"config": str(Path(config).resolve())} if config else {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
@@ -99,7 +100,7 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
     if kind != "pretrained":
         built = (built.randomised if kind == "random" else built.crossed)(int(seed or 0))
         built.weights = f"{kind}:{int(seed or 0)}"
-    built.origin = origin
+    built.address, built.origin = address, origin
     return built.to(device)
 
 
@@ -122,6 +123,6 @@ def _locate(generator: str | Path) -> tuple[str, Path, Path | None, str]:
     from ._download import fetch
 
     known = public()[entry.name]
-    suffix = ".pkl" if known.config_url is None else ".ckpt"
+    suffix = ".ckpt" if known.family == "vqgan" else ".pkl"
     config = fetch(known.config_url, filename=f"{entry.name}.yaml") if known.config_url else None
     return entry.name, fetch(known.url, sha256=known.sha256, filename=entry.name + suffix), config, entry.world

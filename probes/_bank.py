@@ -42,8 +42,8 @@ class Request:
         generator: draws the images; with adapters off
         teacher, intrinsic: label them
         first_seed, samples: which seeds
-        classes: of a conditional generator, the labels its images have, taken in turn; None for the seed modulo their
-            number
+        classes: of a conditional generator, the labels its images have, taken in turn by the seed; None for the
+            seed modulo their number
         dtype: of the stored targets: float16 for training, float32 for evaluation
     """
 
@@ -71,7 +71,7 @@ class Request:
     def source(self, seeds: range) -> dict[str, Tensor]:
         labels = None
         if self.classes is not None:
-            labels = [self.classes[(s - self.first_seed) % len(self.classes)] for s in seeds]
+            labels = [self.classes[s % len(self.classes)] for s in seeds]
         return self.generator.sample(seeds, labels)
 
 
@@ -151,7 +151,7 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         if not torch.isfinite(encoded).all():
             raise BankError(f"teacher: {request.teacher.name} returned values that are not finite for seeds "
                             f"{request.first_seed + start} … {request.first_seed + stop - 1}")
-        values = {f"state.{k}": v.float().cpu().numpy() for k, v in state.items()}
+        values = {f"state.{k}": (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in state.items()}
         values["target"] = encoded.cpu().numpy().astype(request.dtype)
         for name, value in values.items():
             if name not in arrays:

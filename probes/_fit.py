@@ -82,7 +82,7 @@ def fit(
     overwrite: bool = False,
     save_every: float = 15.0,
     quiet: bool = False,
-    generator_options: dict | None = None,
+    generator_options: dict[str, int | float | bool | str | None] | None = None,
 ) -> Probe:
     """Fits a probe: a small adapter that makes a frozen generator emit an intrinsic of its own images.
 
@@ -126,8 +126,6 @@ def fit(
     bound = get_intrinsic(intrinsic)
     reporter = Reporter(quiet)
     options = generator_options or {}
-    if not isinstance(generator, Generator) and Path(generator).is_file():
-        generator = str(Path(generator).resolve())            # the record must find it from any folder
     built = generators.load(generator, weights, device, **options)
     if built.weights != "pretrained" and set(controls) & set(TRAINED):
         raise ValueError(f"controls: {', '.join(sorted(set(controls) & set(TRAINED)))} compare with untrained networks, and "
@@ -140,10 +138,10 @@ def fit(
         reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; {built.name} draws {built.world}")
     bound = bound.with_options(teacher.options(bound.name))
     given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
-    taken = built.recommended | {name: value for name, value in given.items() if value is not None}
-    classes = None if classes is None else [int(c) for c in classes]
-    check_classes(built, range(len(classes or [0])), classes)
-    settings = Settings(built.name if isinstance(generator, Generator) else str(generator), bound.name, teacher.name,
+    taken = Generator.recommended | built.recommended | {name: value for name, value in given.items() if value is not None}
+    if classes is not None:
+        classes = check_classes(built, range(len(classes) or 1), classes)
+    settings = Settings(built.address, bound.name, teacher.name,
                         method, rank, float(rank if alpha is None else alpha),
                         built.scopes[0] if scope == "auto" else scope, built.weights, **taken,
                         evaluate=evaluate, controls=list(controls), seed=seed, classes=classes,

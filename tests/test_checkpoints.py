@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import make_pickles
+import make_taming
 import numpy as np
 import pytest
 import torch
@@ -320,3 +321,21 @@ def test_a_snapshot_without_the_average_is_refused(saved):
         path = saved(make_pickles.pickle.dumps(snapshot, protocol=4))
     with pytest.raises(CheckpointError, match=r"no G_ema.*G, step"):
         read_checkpoint(path)
+
+
+def test_families_and_numbers_beyond_reason_are_clear_errors(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no family 'dit'; supported families: stylegan2"):
+        write_native(tmp_path / "a.safetensors", "dit", {}, {})
+    about = {"format": "probes-generator", "version": "1"}
+    for family, config in (
+        ("vqgan", make_taming.config("coordinate").to_dict() | {"coord_embed": 10**400}),
+        ("stylegan-xl", {"img_resolution": 16, "layers": [],
+                         "input": {"channels": 4, "size": [16, 16], "sampling_rate": 10**400, "bandwidth": 2}}),
+    ):
+        path = tmp_path / f"{family}.safetensors"
+        save_file({"a": torch.zeros(1)}, path, {**about, "family": family, "config": json.dumps(config)})
+        with pytest.raises(CheckpointError, match=f"{family}.safetensors: its configuration is not"):
+            read_native(path)
+    save_file({"a": torch.zeros(1)}, path, {**about, "family": "vqgan", "config": "[" * 100_000})
+    with pytest.raises(CheckpointError, match="its configuration is not JSON"):
+        read_native(path)

@@ -82,6 +82,8 @@ def test_classes_from_the_command_line(tmp_path, capsys):
     fit = ["fit", "--generator", str(path), *FIT[3:], "--out", str(tmp_path / "run")]
     assert main([*fit, "--classes", "[1]"]) == 0
     assert json.loads((tmp_path / "run" / "probe.json").read_text())["request"]["classes"] == [1]
+    assert main([*fit[:-1], str(tmp_path / "likely"), "--generator_options.top_k", "5"]) == 0
+    assert json.loads((tmp_path / "likely" / "probe.json").read_text())["generator"]["options"]["top_k"] == 5
     assert main(["predict", str(tmp_path / "run"), "--classes", "[2]", "--output", str(tmp_path / "p.png")]) == 0
     assert main(["predict", str(tmp_path / "run"), "--classes", "[7]"]) == 1
     assert "0 … 2" in capsys.readouterr().err

@@ -135,11 +135,49 @@ def test_classes_decide_what_is_drawn_and_are_recorded(family, tmp_path):
                        probe.draw(generator.prepare(generator.sample([1], [1]))))
     drawn = next(iter(probe.training_bank().state(slice(0, 4)).values()))
     seeds = range(record["bank"]["first_seed"], record["bank"]["first_seed"] + 4)
-    wanted = next(iter(generator.prepare(generator.sample(seeds, [2, 0, 2, 0])).values()))
+    wanted = next(iter(generator.prepare(generator.sample(seeds, [[2, 0][s % 2] for s in seeds])).values()))
     torch.testing.assert_close(drawn, wanted)
-    for classes in ([3], [-1], []):
+    for classes in ([3], [-1], [1.5], []):
         with pytest.raises(ValueError, match=r"classes: expected one label.* 0 … 2"):
             probes.fit(generator, out=str(tmp_path / "bad"), classes=classes, **SMALL)
+
+
+class Own(generators.Generator):
+    """A user's generator: no prefix, labels as whole numbers, a word of its own on how it is fitted."""
+
+    family, scopes, recommended = "own", ("all",), dict(learning_rate=0.003)
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        network = torch.nn.ModuleDict(dict(label=torch.nn.Embedding(3, 8), out=torch.nn.Linear(8, 3 * 16 * 16)))
+        super().__init__("own", network, resolution=16, num_classes=3, world="scenes")
+
+    def sample(self, seeds, classes=None):
+        z = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        return {"z": z, "c": torch.tensor([s % 3 for s in seeds] if classes is None else classes)}
+
+    def forward(self, state):
+        return torch.tanh(self.network["out"](state["z"] + self.network["label"](state["c"]))).view(-1, 3, 16, 16)
+
+    def sites(self, scope="all"):
+        return ["out"]
+
+    def randomised(self, seed):
+        return Own(seed + 1)
+
+
+def test_a_generator_of_the_users_own(tmp_path):
+    settings = {k: v for k, v in SMALL.items() if k != "steps"}
+    probe = probes.fit(Own(), out=str(tmp_path), steps=12, controls=["latent", "crossed"], classes=[2, 1], **settings)
+    request = probe.record["request"]
+    assert (request["learning_rate"], request["samples"], request["classes"]) == (0.003, 24, [2, 1])
+    bank = probe.training_bank()
+    assert bank.state(slice(0, 2))["c"].dtype == torch.int64 and bank.state(slice(0, 2))["c"].tolist() == [2, 1]
+    assert torch.equal(probes.load(tmp_path, Own()).predict([4]).map, probe.predict([4]).map)
+    with pytest.raises(ValueError, match="no default for a generator that draws faces"):
+        faces = Own()
+        faces.world = "faces"
+        probes.fit(faces, "albedo", out=str(tmp_path / "faces"))
 
 
 @pytest.mark.parametrize(("change", "message"), [

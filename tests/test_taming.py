@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import make_taming
@@ -88,6 +89,17 @@ def test_a_resumed_run_merges_its_configurations_in_order(run):
     assert read_taming(run).config["sos_token"] == 7
 
 
+def test_of_several_configurations_beside_a_file_none_is_guessed(run, tmp_path):
+    """As in a folder of downloads: those of other runs may fit the weights and draw something else."""
+    path = Path(shutil.copy(last(run), tmp_path / "last.ckpt"))
+    write_yaml(tmp_path / "2020-11-13T21-41-45-project.yaml", description(config("coordinate")))
+    write_yaml(tmp_path / "2021-04-23T18-19-01-project.yaml", description(config()))
+    with pytest.raises(CheckpointError, match="several .*: 2020-11-13T21-41-45-project.yaml, 2021.*; pass the one .*config="):
+        read_taming(path)
+    write_yaml(tmp_path / "last.yaml", description(config()))
+    assert read_taming(path).config == config().to_dict()
+
+
 def test_folders_with_several_checkpoints_are_not_guessed(run):
     last(run).rename(run / "checkpoints" / "epoch=000003.ckpt")
     assert read_taming(run).config == config().to_dict()
@@ -121,7 +133,8 @@ def test_weights_without_encoder_or_lightning_around_them(tmp_path):
     assert checkpoint.config == config(encoder=False).to_dict()
     assert build("slim", checkpoint).network.codebook.dtype == torch.float32
     torch.save({"state_dict": state}, tmp_path / "slim.pt", _use_new_zipfile_serialization=False)     # before torch 1.6
-    assert read_taming(tmp_path / "slim.pt").config == checkpoint.config
+    for given in (None, tmp_path / "slim.yaml"):
+        assert checkpoints.read_checkpoint(tmp_path / "slim.pt", given).config == checkpoint.config
 
 
 def test_first_stage_in_its_own_file(run, tmp_path):
@@ -223,6 +236,19 @@ def test_yamls_are_data(run, tmp_path):
     assert read_taming(run, write_yaml(bad, content)).config["resolution"] == 16
 
 
+def test_yamls_do_not_unfold_without_end(run, tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 5)]
+    bomb = tmp_path / "bomb.yaml"
+    bomb.write_text("\n".join([*lines, "model: {target: VQModel, params: {remap: *a4}}"]))
+    with pytest.raises(CheckpointError, match="bomb.yaml: .*more, or nested deeper"):
+        read_taming(run, bomb)
+    for name in ("2021-a-project.yaml", "2021-b-project.yaml"):
+        (run / "configs" / name).write_text("model: &m {target: VQModel, params: *m}")
+    with pytest.raises(CheckpointError, match="project.yaml: .*in a circle"):
+        read_taming(run)
+
+
 class Hostile:
     def __init__(self, marker):
         self.marker = marker
@@ -276,6 +302,16 @@ def test_damaged_and_foreign_files_are_named(run, tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="no `state_dict`"):
         read_taming(path, yaml)
+
+
+def test_compressed_archives_are_refused_before_they_unfold(run):
+    with zipfile.ZipFile(last(run)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(last(run), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    with pytest.raises(CheckpointError, match="data.pkl is compressed, which torch.save never does"):
+        read_taming(run)
 
 
 def test_tensors_hold_what_they_claim_and_are_numbers(run):

@@ -114,6 +114,18 @@ def test_a_seed_draws_the_same_codes_in_any_batch(conditioning, monkeypatch):
         assert generator.forward(together).shape == (6, 3, 16, 16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_native_file_of_another_precision_computes_in_float32(dtype, tmp_path):
+    network = tiny().network
+    path = checkpoints.write_native(tmp_path / "other.safetensors", "vqgan", network.config.to_dict(),
+                                    {name: value.to(dtype) for name, value in network.state_dict().items()})
+    generator = build("other", checkpoints.read_native(path))
+    assert {value.dtype for value in generator.network.parameters()} == {torch.float32}
+    state = generator.prepare(generator.sample([0]))
+    with torch.no_grad():
+        assert state["codes"].dtype == generator.forward(state).dtype == torch.float32
+
+
 @pytest.mark.parametrize("conditioning", CONDITIONS)
 def test_sampling_follows_the_transformer_token_by_token(conditioning):
     """Draws by the definition: the whole sequence through GPT-2 for every token, one seed alone."""

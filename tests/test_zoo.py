@@ -7,9 +7,9 @@ import torch
 
 from generators.checkpoints import read_checkpoint
 from probes.data.scenes._store import Store, write_store
-from zoo import _vqgan, export, train_stylegan2, train_stylegan_xl, train_teacher, train_vqgan
+from zoo import _vqgan, evaluate_levels, export, train_stylegan2, train_stylegan_xl, train_teacher, train_vqgan
 from zoo._discriminator import Discriminator
-from zoo._gan import Recipe
+from zoo._gan import Recipe, train
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,18 @@ def test_gan_recipe_keeps_snapshots_and_exports_cards(store, tmp_path, monkeypat
     assert checkpoint.family == "stylegan2" and checkpoint.config["img_resolution"] == 32
 
 
+def test_levels_within_one_step_are_all_kept(store, tmp_path):
+    training = trainer(store)
+    training.step = 499                                             # 1996 images; the next step passes both
+    train(training, str(tmp_path), kimg=2, snapshots=(1.999,))
+    assert sorted(p.stem for p in tmp_path.glob("*.pt")) == ["snapshot-000001", "snapshot-000002", "state"]
+
+
+def test_gan_recipes_refuse_scenes_of_another_size(store):
+    with pytest.raises(ValueError, match="scenes have 32 px.*64 px; render them with --size 64"):
+        train_stylegan_xl.trainer(Store(store), 64, None, Recipe(batch=4), torch.device("cpu"), fast=False)
+
+
 def test_stylegan_xl_grows_from_a_stem_that_stays_as_it_is(store, tmp_path):
     options = dict(recipe=Recipe(batch=4), device="cpu", fast=False)
     train_stylegan_xl.main(str(store), str(tmp_path / "stem"), resolution=16, kimg=0.008, **options)
@@ -92,6 +104,16 @@ def test_vqgan_first_stage_resumes_exactly(store):
     assert np.isfinite(list(losses.values())).all()
 
 
+def test_vqgan_first_stage_goes_on_beside_the_levels_it_has_kept(store, tmp_path):
+    stage = first_stage(store)
+    stage.images = 9_996                                            # the next step passes 10k
+    train_vqgan.save_atomically(stage.state(), tmp_path / "first.pt")
+    (tmp_path / "first-000008.pt").write_text("the level at 8k")
+    train_vqgan.first(str(store), str(tmp_path), kimg=10, recipe=stage.recipe, snapshots=(8, 32), device="cpu")
+    assert (tmp_path / "first-000008.pt").read_text() == "the level at 8k" and not list(tmp_path.glob("first-000032*"))
+    assert json.loads((tmp_path / "first-000010.json").read_text())["images"] == 10_000
+
+
 def test_codes_that_nothing_uses_are_given_to_something(store):
     stage = first_stage(store)
     table = stage.model.quantize.embedding.weight
@@ -105,14 +127,35 @@ def test_codes_that_nothing_uses_are_given_to_something(store):
 def test_vqgan_recipe_writes_a_generator(store, tmp_path, monkeypatch):
     recipe = _vqgan.Recipe(batch=4, transformer_batch=8)
     train_vqgan.first(str(store), str(tmp_path), kimg=0.016, recipe=recipe, snapshots=(0.008,), device="cpu")
-    train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.032, recipe=recipe, device="cpu")
+    second = _vqgan.Recipe(batch=16, transformer_batch=16, seed=3)
+    train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.032, recipe=second, device="cpu")
     monkeypatch.setattr(export, "_SAMPLES", 200)
     card = export.export(tmp_path / "snapshot-000000.pt", "tiny", tmp_path / "out", export.real_features(0, 32), 0.0)
     assert card["family"] == "vqgan" and card["images"] == 16 and card["transformer_images"] == 32
+    assert card["recipe"]["batch"] == 4 and card["recipe"]["transformer_batch"] == 16           # each stage's own
+    assert card["recipe"]["seed"] == 0 and card["transformer_seed"] == 3
     import generators
 
     drawn = generators.load(tmp_path / "out" / "tiny.safetensors")
     assert not drawn.network.config.encoder and drawn.forward(drawn.prepare(drawn.sample([0]))).shape == (1, 3, 32, 32)
+
+
+def test_a_transformer_is_not_trained_on_the_codes_of_another_first_stage(store, tmp_path):
+    recipe = _vqgan.Recipe(batch=4, transformer_batch=8)
+    train_vqgan.first(str(store), str(tmp_path), kimg=0.004, recipe=recipe, snapshots=(), device="cpu")
+    train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.008, recipe=recipe, device="cpu")
+    train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.016, recipe=recipe, device="cpu")        # goes on
+    (tmp_path / "first.pt").unlink()
+    train_vqgan.first(str(store), str(tmp_path), kimg=0.008, recipe=recipe, snapshots=(), device="cpu")
+    with pytest.raises(ValueError, match="out: .*codes-000000.pt holds the codes of another first stage"):
+        train_vqgan.second(str(store), str(tmp_path), level=0, kimg=0.024, recipe=recipe, device="cpu")
+
+
+def test_collecting_results_leaves_those_of_other_runs_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_levels, "RESULTS", tmp_path)
+    (tmp_path / "stylegan2-scenes.csv").write_text("what was measured")
+    evaluate_levels.main(out=str(tmp_path / "runs"), collect=True)
+    assert (tmp_path / "stylegan2-scenes.csv").read_text() == "what was measured" and "| --- " in capsys.readouterr().out
 
 
 def test_the_transformer_learns_codes(store):

@@ -76,7 +76,10 @@ class Trainer:
         self.family = family
         self.store, self.recipe, self.device, self.config = store, recipe, device, network.config
         resolution = self.config.img_resolution
-        self.shrink = store.manifest["size"] // resolution
+        self.shrink, rest = divmod(store.manifest["size"], resolution)
+        if rest or not self.shrink:
+            raise ValueError(f"data: its scenes have {store.manifest['size']} px, which do not average down to the network's "
+                             f"{resolution} px; render them with --size {resolution}, or a multiple")
         self.generator = network.to(device, memory_format=torch.channels_last)
         torch.manual_seed(recipe.seed)
         widths = (64, 96, 128, 128, 128)[-(resolution.bit_length() - 3):]
@@ -207,7 +210,7 @@ def train(trainer: Trainer, out: str, kimg: float, snapshots: tuple[float, ...])
         if not np.isfinite(row["loss_g"]):
             raise FloatingPointError(f"loss is not finite at {trainer.images} images; the last state is kept in "
                                      f"{folder}/state.pt: lower --recipe.learning_rate and start again")
-        if trainer.images >= due[0] * 1000:
+        while due and trainer.images >= due[0] * 1000:
             keep(trainer, folder / f"snapshot-{int(due.pop(0)):06d}.pt")
         if now - last_save > 240:
             save_atomically(trainer.state(), folder / "state.pt")

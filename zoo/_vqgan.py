@@ -107,7 +107,7 @@ class FirstStage:
         self.images += recipe.batch
         self.usage.lerp_(torch.bincount(indices.flatten().cpu(), minlength=len(self.usage)).float(), 0.05)
         steps = self.images // recipe.batch
-        if steps % recipe.restart_every == 1:
+        if (steps - 1) % recipe.restart_every == 0:
             self._restart(latent.detach())
         weight = 1 - 0.5 ** (recipe.batch / max(min(recipe.ema_kimg * 1000, 0.05 * self.images), 1e-8))
         with torch.no_grad():

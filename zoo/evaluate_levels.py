@@ -79,7 +79,7 @@ def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[
                     probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
                 if (folder / "metrics.json").exists():
                     rows.append(_row(folder))
-        if collect:
+        if collect and rows:                # what is not in `out` keeps the results it has
             write_text_atomically(RESULTS / f"{name}.csv", _csv(rows))
         everything += rows
     print(_markdown(everything))

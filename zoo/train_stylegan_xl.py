@@ -65,7 +65,7 @@ def main(data: str, out: str, resolution: int = 64, stem: str | None = None, kim
         data: scene store, from `python -m zoo.render_scenes`
         out: folder for state, snapshots, samples and the log
         resolution: of the images; scenes that are larger are averaged down
-        stem: snapshot of a lower resolution to grow; it stays as it is
+        stem: snapshot of a lower resolution to grow; its weights stay as they are, its layers' magnitudes are measured anew
         kimg: where to stop
         recipe: what decides the result
         snapshots: at which kimg to keep the averaged weights

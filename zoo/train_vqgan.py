@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
 
+from generators._files import file_sha256
 from generators.vqgan import GPTConfig, VQGANConfig, VQGANNetwork
 from probes._fit import hardware
 from probes.data.scenes._store import Store
@@ -49,7 +51,8 @@ def first(data: str, out: str, kimg: float = 96, recipe: Recipe = Recipe(), snap
     where, folder, store = chosen_device(device), Path(out), Store(data)
     folder.mkdir(parents=True, exist_ok=True)
     stage = FirstStage(VQGANNetwork(network_config(store.manifest["size"]), seed=recipe.seed), store, recipe, where)
-    due = sorted(k for k in snapshots if k < kimg) + [kimg]
+    _resume(stage, folder / "first.pt")
+    due = sorted(k for k in snapshots if stage.images < k * 1000 and k < kimg) + [kimg]
 
     def keep() -> None:
         while due and stage.images >= due[0] * 1000:
@@ -59,7 +62,7 @@ def first(data: str, out: str, kimg: float = 96, recipe: Recipe = Recipe(), snap
             (folder / f"{name}.json").write_text(json.dumps(card, indent=2))
             _reconstructions(stage, folder / f"{name}.png")
 
-    _run(stage, folder / "first.pt", kimg, recipe.batch, keep, lambda x: 1.0 if x < 0.8 else 1 - 0.9 * (x - 0.8) / 0.2)
+    _run(stage, folder / "first.pt", kimg, keep, lambda x: 1.0 if x < 0.8 else 1 - 0.9 * (x - 0.8) / 0.2)
 
 
 def second(data: str, out: str, level: int, kimg: float = 200, recipe: Recipe = Recipe(), device: str = "auto") -> None:  # noqa: B008
@@ -72,33 +75,51 @@ def second(data: str, out: str, level: int, kimg: float = 200, recipe: Recipe = 
         kimg: thousands of images' codes to see
         recipe: what decides the result
         device: cpu, cuda or auto
+
+    Raises ValueError if `out` holds the codes of another first stage or of other scenes.
     """
     where, folder, store = chosen_device(device), Path(out), Store(data)
     network = VQGANNetwork(network_config(store.manifest["size"]), seed=recipe.seed)
     network.first_stage.load_state_dict(torch.load(folder / f"first-{level:06d}.pt", weights_only=True)["model"])
-    codes = load_state(folder / f"codes-{level:06d}.pt")
-    if codes is None:
-        codes = all_codes(network.first_stage, store, where)
-        save_atomically(codes, folder / f"codes-{level:06d}.pt")
-    stage = TransformerStage(network, codes, recipe, where)
-    _run(stage, folder / f"second-{level:06d}.pt", kimg, recipe.transformer_batch, lambda: None,
-         lambda x: 0.55 + 0.45 * math.cos(math.pi * x))
+    stage = TransformerStage(network, _codes(network, folder, level, store, where), recipe, where)
+    path = folder / f"second-{level:06d}.pt"
+    _resume(stage, path)
+    _run(stage, path, kimg, lambda: None, lambda x: 0.55 + 0.45 * math.cos(math.pi * x))
     config = network_config(store.manifest["size"], encoder=False)
     names = set(VQGANNetwork(config, seed=0).state_dict())
     state = {name: value for name, value in network.cpu().state_dict().items() if name in names}
     target = folder / f"snapshot-{level:06d}.pt"
     save_atomically(dict(family="vqgan", ema=state, config=config.to_dict()), target)
     card = json.loads((folder / f"first-{level:06d}.json").read_text())
-    card |= dict(transformer_images=stage.images, transformer_minutes=round(stage.seconds / 60, 1),
-                 transformer_hardware=hardware(where))
+    card["recipe"] |= {k: v for k, v in asdict(recipe).items() if k.startswith("transformer_")}
+    card |= dict(transformer_seed=recipe.seed, transformer_images=stage.images,
+                 transformer_minutes=round(stage.seconds / 60, 1), transformer_hardware=hardware(where))
     target.with_suffix(".json").write_text(json.dumps(card, indent=2))
 
 
-def _run(stage, state_path: Path, kimg: float, batch: int, keep, decay) -> None:
-    """Steps until `kimg`, from the stored state if there is one; `decay` is the learning rate's over the way done."""
+def _codes(network: VQGANNetwork, folder: Path, level: int, store: Store, device: torch.device) -> torch.Tensor:
+    """`all_codes`, computed once for a first stage and its scenes."""
+    path = folder / f"codes-{level:06d}.pt"
+    of = dict(first_stage=file_sha256(folder / f"first-{level:06d}.pt"), data=store.manifest)
+    stored = load_state(path)
+    if stored is None:
+        stored = dict(of=of, codes=all_codes(network.first_stage, store, device))
+        save_atomically(stored, path)
+    if stored["of"] != of:
+        raise ValueError(f"out: {path} holds the codes of another first stage, or of other scenes than --data; delete it and "
+                         f"second-{level:06d}.pt to begin anew, or choose another --out")
+    return stored["codes"]
+
+
+def _resume(stage: FirstStage | TransformerStage, state_path: Path) -> None:
     state = load_state(state_path)
     if state is not None:
         stage.load(state)
+
+
+def _run(stage: FirstStage | TransformerStage, state_path: Path, kimg: float, keep: Callable[[], None],
+         decay: Callable[[float], float]) -> None:
+    """Steps until `kimg`, keeping the state; `decay` is the learning rate's over the way done."""
     clock = last_save = last_log = time.time()
     while stage.images < kimg * 1000:
         row = stage.step(decay(stage.images / (kimg * 1000)))

@@ -5,13 +5,12 @@ convert("ffhq.pkl", "ffhq.safetensors")              any supported file -> nativ
 """
 
 from .._files import file_sha256
-from ._checkpoint import SUPPORTED, Checkpoint
+from ._checkpoint import Checkpoint
 from ._errors import CheckpointError, UnsafePickleError
 from ._native import read_native, write_native
 from ._read import Conversion, convert, native_state, read_checkpoint
 
 __all__ = [
-    "SUPPORTED",
     "Checkpoint",
     "CheckpointError",
     "Conversion",

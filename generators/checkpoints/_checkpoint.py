@@ -10,7 +10,6 @@ from .._families import PACKAGES, package
 from ._errors import CheckpointError
 
 STYLEGAN2, STYLEGAN3, STYLEGAN_XL, VQGAN = "stylegan2", "stylegan3", "stylegan-xl", "vqgan"
-SUPPORTED = tuple(PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class Checkpoint:
     Args:
         family: "stylegan2", "stylegan3", "stylegan-xl" or "vqgan".
         config: plain JSON types: the fields of the family's configuration.
-        state: float32 tensors under the names of the family's reference implementation, or its own (native files).
+        state: tensors under the names of the family's reference implementation, or its own (native files); float32, but
+            as they are stored in native files and taming's.
         source: the file it was read from.
         sha256: of that file.
         folded: whether the run-time gains of equalised learning rates are multiplied into `state` (native files), or
@@ -36,18 +36,11 @@ class Checkpoint:
     folded: bool = False
     metadata: dict[str, str] | None = None
 
-    def require_supported(self) -> "Checkpoint":
-        """Itself, or an error that lists the families whose networks can be built."""
-        if self.family not in SUPPORTED:
-            raise CheckpointError(
-                f"{self.source} holds a {self.family} generator, which is not supported yet; "
-                f"supported families: {', '.join(SUPPORTED)}."
-            )
-        return self
-
 
 def check_state(family: str, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], source: str) -> None:
     """Raises CheckpointError unless `state` has exactly the entries and shapes that `config` asks for."""
+    if family not in PACKAGES:
+        raise CheckpointError(f"{source}: there is no family {family!r:.80}; supported families: {', '.join(PACKAGES)}.")
     expected = package(family, "._format").expected_shapes(config, source)
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is not known" for name in state if name not in expected]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .._files import atomic, file_sha256
-from ._checkpoint import SUPPORTED, Checkpoint, check_state
+from ._checkpoint import Checkpoint, check_state
 from ._errors import CheckpointError
 
 FORMAT, VERSION = "probes-generator", "1"
@@ -83,12 +83,11 @@ def read_native(path: str | os.PathLike) -> Checkpoint:
         ) from error
     try:
         config = json.loads(metadata["config"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source}: its configuration is not JSON ({error}); convert it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: its configuration is not a JSON object; convert it again.")
-    if metadata["family"] in SUPPORTED:
-        check_state(metadata["family"], state, config, source)
+    check_state(metadata["family"], state, config, source)
     extra = {key: value for key, value in metadata.items() if key not in RESERVED}
     return Checkpoint(metadata["family"], config, state, source, file_sha256(path), folded=True, metadata=extra)
 

@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
         raise CheckpointError(f"config: {source} is no taming checkpoint and carries its own configuration; leave config out.")
     if kind == "safetensors":
         return read_native(path)
-    if kind == "zip":
+    if kind == "torch":
         from ._taming import read_taming
 
         return read_taming(path, config)
@@ -75,17 +75,17 @@ def _interpret(root: Any, source: str, limit: int) -> tuple[str, dict[str, Any],
 
 
 def _sniff(path: Path) -> str:
-    """The format of a file by its first bytes: "pickle", "safetensors", "zip" (PyTorch's), or what else it looks like."""
+    """The format of a file by its first bytes: "pickle", "safetensors", "torch" (torch.save), or what else it looks like."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
         return "empty; download it again"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
         return "safetensors"
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[2:3] == b"\x8a"):      # before torch 1.6: a magic number first
+        return "torch"
     if head[:1] == b"\x80":
         return "pickle"
-    if head[:2] == b"PK":
-        return "zip"
     if head.lstrip()[:1] == b"<":
         return "a web page, perhaps what a server sends instead of a download"
     if path.suffix == ".safetensors":
@@ -124,7 +124,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
     """
     if Path(dst).exists() and not overwrite:
         raise FileExistsError(f"{dst} exists; pass overwrite=True (--overwrite) to replace it, or choose another name.")
-    checkpoint = read_checkpoint(src, config).require_supported()
+    checkpoint = read_checkpoint(src, config)
     config, state = native_state(checkpoint)
     origin = {"source": Path(src).name, "source_sha256": checkpoint.sha256}
     extra = {**origin, **(checkpoint.metadata or {})}  # a native file stays attributed to what it was made from
@@ -135,7 +135,6 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
 
 def native_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, state) as the network of its family takes them: gains folded, names its own."""
-    checkpoint.require_supported()
     if checkpoint.folded:
         return checkpoint.config, checkpoint.state
     return package(checkpoint.family, "._format").native(checkpoint.config, checkpoint.state)

@@ -46,6 +46,7 @@ MENTIONED = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
+DAMAGED = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
 CHECKPOINT_FOLDERS = ("checkpoints", "ckpts", ".")
 WEIGHTS = (".ckpt", ".pt", ".pth")
 
@@ -65,7 +66,7 @@ def read_taming(path: str | os.PathLike, config: str | os.PathLike | None = None
 
     Args:
         path: a .ckpt or .pt, or the folder of a run (`logs/<run>`, with `checkpoints/` and `configs/`).
-        config: the .yaml; by default it is looked for beside the file (`<stem>.yaml`, `*project.yaml`, `model.yaml`,
+        config: the .yaml; by default it is looked for beside the file (`<stem>.yaml`, one `*project.yaml`, `model.yaml`,
             `config.yaml`) and in `../configs`.
 
     Returns:
@@ -99,8 +100,7 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     """
     source = str(path)
     zipped = zipfile.is_zipfile(path)
-    if not zipped:
-        _explain(path)
+    (_check_stored if zipped else _explain)(path)
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in MENTIONED]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -110,13 +110,26 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
         what = f"asks for the global `{asked[1]}`" if asked else "is not a pickle of tensors and plain containers"
         raise UnsafePickleError(f"{source} {what}: no VQGAN checkpoint needs this. It was tampered with, damaged, or is "
                                 "something else; nothing of it was run.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{source} is truncated or damaged ({type(error).__name__}: {str(error)[:200]}); download it "
                               "again.") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} has no `state_dict` with weights in it; it is no checkpoint of taming-transformers.")
     return {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _check_stored(path: Path) -> None:
+    """Raises for a compressed archive: torch.save writes none, tensors cannot be mapped from one, and a small one may unfold
+    to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({str(error)[:200]}); download it again.") from error
+    if packed:
+        raise CheckpointError(f"{path}: {packed[0]:.80} is compressed, which torch.save never does; if it is an archive with "
+                              "the checkpoint in it, unpack it.")
 
 
 def _explain(path: Path) -> None:
@@ -167,10 +180,14 @@ def _yaml_files(path: Path, config: str | os.PathLike | None) -> list[Path]:
     patterns += [(folder / "configs", "*-project.yaml"), (folder / "configs", "model.yaml")]
     for where, pattern in patterns:
         if where.is_dir() and (found := sorted(f for f in where.iterdir() if f.is_file() and f.match(pattern))):
+            if len(found) > 1 and where == folder:       # in a run's `configs` they are its own, and are merged
+                raise CheckpointError(f"{path}: several configurations lie beside it: {', '.join(f.name for f in found[:5])}; "
+                                      f"pass the one that is its own as config=, or name it {path.stem}.yaml.")
             return found
     places = "; ".join(str(where / pattern) for where, pattern in patterns)
     raise CheckpointError(f"{path} is a PyTorch archive, which is read as a checkpoint of taming-transformers, and the .yaml "
-                          f"that describes it was not found. Looked for: {places}. Put it there, or pass it as config=.")
+                          f"that describes it was not found. Looked for: {places}. Put it there, or pass it as config= (on the "
+                          "command line --yaml of `probes convert`, --generator_options.config of `probes fit`).")
 
 
 def _complete(state: dict[str, torch.Tensor], model: Mapping[str, Any], stage_path: str | None, folder: Path, source: str,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._base import Generator, State, check_classes
+from .._base import Generator, State, check_classes, check_truncation
 from ..checkpoints import Checkpoint, native_state
 from ._config import StyleGAN2Config
 from ._frozen import FrozenSynthesis
@@ -39,7 +39,7 @@ class StyleGAN2(Generator):
         if precision not in _PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")
         super().__init__(name, network, config.img_resolution, num_classes=config.c_dim, **about)
-        self.truncation_psi, self.noise_mode, self.precision = truncation_psi, noise_mode, precision
+        self.truncation_psi, self.noise_mode, self.precision = check_truncation(truncation_psi), noise_mode, precision
         self._frozen = FrozenSynthesis(network.synthesis, _PRECISIONS[precision])
 
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:

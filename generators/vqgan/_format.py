@@ -71,7 +71,7 @@ def parse(config: Mapping[str, Any], source: str) -> VQGANConfig:
     """The configuration, or a CheckpointError that names the file."""
     try:
         parsed = VQGANConfig.from_dict(config)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{source}: its configuration is not a VQGAN's: {error}") from error
     gpt = parsed.gpt
     sizes = [parsed.resolution, max(parsed.channels), parsed.z_channels, parsed.embed_dim, *([gpt.n_embd] if gpt else [])]

@@ -37,6 +37,7 @@ class VQGAN(Generator):
     """
 
     family = "vqgan"
+    recommended = dict(samples=2048, steps=1000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: VQGANNetwork, temperature: float = 1.0, top_k: int | None = None,
                  top_p: float | None = None, precision: str = "fp32", **about):
@@ -167,10 +168,12 @@ def build(name: str, checkpoint: Checkpoint, **options) -> VQGAN:
 
 
 def load_network(config: VQGANConfig, state: dict[str, Tensor]) -> VQGANNetwork:
-    """The network with these weights, which become its own; nothing is drawn first, which would take longer than reading."""
+    """The network with these weights in float32, which become its own where they are that already; nothing is drawn first,
+    which would take longer than reading."""
     from accelerate import init_empty_weights
 
     with init_empty_weights():
         network = VQGANNetwork(config)
-    network.load_state_dict(state, assign=True)
+    # A file may hold half the bits; computing is done with all of them.
+    network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return network.eval()

@@ -15,6 +15,7 @@ from ..checkpoints._errors import CheckpointError
 
 FIRST_STAGES = {"VQModel": "vq", "VQNoDiscModel": "vq", "VQSegmentationModel": "vq", "GumbelVQ": "gumbel"}
 LARGEST = 1 << 20  # bytes of a configuration; real ones have two thousand
+DEEPEST, MOST = 32, 20_000  # its levels and values; by reference to each other a few lines can be billions of values
 
 
 def read_yaml(paths: Sequence[Path]) -> dict[str, Any]:
@@ -36,25 +37,33 @@ def read_yaml(paths: Sequence[Path]) -> dict[str, Any]:
             raise CheckpointError(f"{path} is not a YAML file of plain values ({str(error)[:200]}).") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: expected a mapping with `model`, got a {type(content).__name__}.")
-        merged = _merge(merged, content)
+        merged = _merge(merged, content, str(path), 0)
     if not isinstance(merged.get("model"), dict):
         raise CheckpointError(f"{paths[-1]} has no `model`; pass the project.yaml of a taming-transformers run.")
-    return _resolve(merged["model"], merged, str(paths[-1]), 0)
+    return _resolve(merged["model"], merged, str(paths[-1]), 0, [MOST])
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merge(base[key], over[key]) for key in base.keys() & over.keys()
+def _merge(base: dict[str, Any], over: dict[str, Any], source: str, depth: int) -> dict[str, Any]:
+    if depth > DEEPEST:
+        raise _endless(source)
+    both = {key: _merge(base[key], over[key], source, depth + 1) for key in base.keys() & over.keys()
             if isinstance(base[key], dict) and isinstance(over[key], dict)}
     return {**base, **over, **both}
 
 
-def _resolve(value: Any, root: dict[str, Any], source: str, depth: int) -> Any:
-    if depth > 32:
-        raise CheckpointError(f"{source}: its values refer to each other in a circle, or are nested beyond reason.")
+def _endless(source: str) -> CheckpointError:
+    return CheckpointError(f"{source}: its values refer to each other in a circle, or are more, or nested deeper, than any "
+                           "configuration's.")
+
+
+def _resolve(value: Any, root: dict[str, Any], source: str, depth: int, room: list[int]) -> Any:
+    room[0] -= 1
+    if depth > DEEPEST or room[0] < 0:
+        raise _endless(source)
     if isinstance(value, dict):
-        return {str(key): _resolve(entry, root, source, depth + 1) for key, entry in value.items()}
+        return {str(key): _resolve(entry, root, source, depth + 1, room) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_resolve(entry, root, source, depth + 1) for entry in value]
+        return [_resolve(entry, root, source, depth + 1, room) for entry in value]
     if not isinstance(value, str) or "${" not in value:
         return value
     match = re.fullmatch(r"\$\{([\w.]+)\}", value)
@@ -63,7 +72,7 @@ def _resolve(value: Any, root: dict[str, Any], source: str, depth: int) -> Any:
         if not isinstance(found, dict) or key not in found:
             raise CheckpointError(f"{source}: `{value}` cannot be resolved within the file; write the value itself there.")
         found = found[key]
-    return _resolve(found, root, source, depth + 1)
+    return _resolve(found, root, source, depth + 1, room)
 
 
 def translate(model: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str | None]:
