@@ -1,8 +1,9 @@
-"""Time of upfirdn2d and bias_act against their plain definitions, at StyleGAN2's shapes: `python benchmarks/ops.py`.
+"""Time of the ops against their plain definitions, at the shapes of StyleGANs: `python benchmarks/ops.py`.
 
 Plain is what the definition says: zeros inserted, padded, a depthwise 2-D convolution at every position, every
-down-th kept; for bias_act one torch op a step. Each pair is timed in turns, so that a busy machine slows both alike;
-the ratio (plain / ours, above 1 is faster) is what carries over, the milliseconds are this machine's.
+down-th kept; for bias_act one torch op a step; for filtered_lrelu our upfirdn2d, bias_act, upfirdn2d. Each pair is
+timed in turns, so that a busy machine slows both alike; the ratio (plain / ours, above 1 is faster) is what carries
+over, the milliseconds are this machine's.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from generators.ops import bias_act, setup_filter, upfirdn2d
+from generators.ops import bias_act, filtered_lrelu, setup_filter, upfirdn2d
 
 TAPS = setup_filter([1, 3, 3, 1])
 # name, channels, input resolution, upfirdn2d options: StyleGAN2 at 256 pixels, and its discriminator's way down
@@ -26,6 +27,13 @@ RESAMPLING = (
     ("up ×2, RGB skip", 3, 128, dict(up=2, padding=(2, 1, 2, 1), gain=4)),
     ("blur after up-convolution", 64, 128, dict(padding=(2, 1, 2, 1), gain=4)),
     ("down ×2, features", 64, 128, dict(down=2, padding=(1, 1, 1, 1))),
+)
+# name, channels, convolution's output, filtered_lrelu options: StyleGAN-XL at 256 pixels
+SHORT, LONG = (setup_filter(torch.hann_window(taps + 2, periodic=False)[1:-1]) for taps in (12, 24))
+ACTIVATIONS = (
+    ("up ×2, lrelu, down ×2", 256, 38, dict(fu=SHORT, up=2, padding=(9, 8, 9, 8))),
+    ("up ×4, lrelu, down ×2", 128, 54, dict(fu=LONG, up=4, padding=(-6, -9, -6, -9))),
+    ("up ×2, lrelu, down ×2", 64, 150, dict(fu=SHORT, up=2, padding=(9, 8, 9, 8))),
 )
 
 
@@ -40,6 +48,11 @@ def plain_upfirdn2d(x, f, up=1, down=1, padding=(0, 0, 0, 0), gain=1.0):
 
 def plain_bias_act(x, b):
     return (F.leaky_relu(x + b[:, None, None], 0.2) * 2**0.5).clamp(-256, 256)
+
+
+def plain_filtered_lrelu(x, b, fu, up, padding):
+    u = upfirdn2d(x + b[:, None, None], fu, up=up, padding=padding, gain=up**2)
+    return upfirdn2d(bias_act(u, act="lrelu", clamp=256), SHORT.to(x.device), down=2)
 
 
 def seconds(runs, repeats: int, device: str) -> list[float]:
@@ -91,6 +104,11 @@ def main() -> None:
             x = torch.randn(batch, 64, 128, 128, **kind).contiguous(memory_format=getattr(torch, layout))
             row("bias, lrelu, clamp", x, layout, plain_bias_act,
                 lambda x, b: bias_act(x, b, act="lrelu", clamp=256), torch.randn(64, **kind))
+            for name, channels, size, options in ACTIVATIONS:
+                x = torch.randn(batch, channels, size, size, **kind).contiguous(memory_format=getattr(torch, layout))
+                row(name, x, layout, plain_filtered_lrelu,
+                    lambda x, b, **o: filtered_lrelu(x, b=b, fd=SHORT.to(device), down=2, clamp=256, **o),
+                    torch.randn(channels, **kind), **dict(options, fu=options["fu"].to(device)))
     Console(width=130).print(table)
 
 

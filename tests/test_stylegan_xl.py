@@ -384,7 +384,7 @@ def test_sites_scopes_and_options():
     with pytest.raises(ValueError, match="scope: tiny has no scope 'mid'; it has affine"):
         generator.sites("mid")
     assert generator.options == dict(truncation_psi=0.7, truncate_to="class", precision="fp32")
-    for option in (dict(truncate_to="mode"), dict(precision="fp8")):
+    for option in (dict(truncate_to="mode"), dict(precision="fp8"), dict(truncation_psi="0.7"), dict(truncation_psi=math.nan)):
         with pytest.raises(ValueError, match=next(iter(option))):
             StyleGANXL("tiny", generator.network, **option)
     with pytest.raises(ValueError, match="classes: expected one label"):

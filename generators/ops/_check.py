@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._bias_act import bias_act
 from ._dispatch import SWITCH
+from ._filtered_lrelu import filtered_lrelu
 from ._filters import setup_filter
 from ._torch_bias_act import ACTIVATIONS, expand_bias
 from ._upfirdn2d import upfirdn2d
@@ -102,6 +103,29 @@ def _bias_act_cases() -> list[tuple[Callable, tuple[Tensor, ...]]]:
     return cases
 
 
+def _filtered_lrelu_cases() -> list[tuple[Callable, tuple[Tensor, ...]]]:
+    short, middle = setup_filter([1, 3, 2, 1]), setup_filter([1, 2, 4, 7, 9, 11, 11, 9, 7, 4, 2, 1])
+    long, square = setup_filter(torch.hann_window(26, periodic=False)[1:-1]), setup_filter([[1, 2, 3], [4, 5, 7]])
+    layer = dict(fu=middle, fd=middle, up=2, down=2)
+    configurations = [
+        dict(layer, padding=(9, 8, 9, 8)), dict(layer, fu=long, up=4, padding=(-6, -9, -6, -9)),
+        dict(layer, padding=(-11, -12, -11, -12), clamp=20.0), dict(fu=short, fd=middle, up=(3, 1), down=(1, 2), padding=8),
+        dict(layer, fd=square, padding=(5, 9, 4, 8)), dict(fu=short, up=2, padding=(3, 0, 1, 6), slope=0.0, gain=0.6),
+        dict(fu=torch.ones(200) / 200, fd=long, up=3, down=5, padding=150),  # larger than shared memory
+    ]
+    cases = []
+    for number, configuration in enumerate(configurations):
+        for size in ((2, 3, 37, 41), (1, 4, 34, 29)):
+            def run(x, b, configuration=configuration):
+                moved = {k: v.to(x.device) if isinstance(v, Tensor) else v for k, v in configuration.items()}
+                return filtered_lrelu(x, b=b, **moved)
+            # Off the kinks, as the filters have no negative taps: a channel keeps its sign, and its side of the clamp.
+            channel = torch.tensor([1.0, -1.0, 64.0, -1.0], dtype=torch.float64)[:size[1], None, None]
+            x = channel * (1 + _random(*size, seed=number).sin() / 4)
+            cases.append((run, (x, channel[:, 0, 0] / 8)))
+    return cases
+
+
 def _orders(run: Callable, inputs: tuple[Tensor, ...]) -> list[list[Tensor]]:
     """Result, gradients and gradients of the gradients, along fixed random directions."""
     inputs = [x.detach().requires_grad_() for x in inputs]
@@ -127,7 +151,8 @@ def check(name: str, switch: str, device: str) -> list[Row]:
     """Rows for the implementation that PROBES_OPS=`switch` selects for tensors on `device`."""
     rows = []
     with torch.backends.cudnn.flags(allow_tf32=False):
-        for op, cases in (("upfirdn2d", _upfirdn2d_cases()), ("bias_act", _bias_act_cases())):
+        for op, cases in (("upfirdn2d", _upfirdn2d_cases()), ("bias_act", _bias_act_cases()),
+                          ("filtered_lrelu", _filtered_lrelu_cases())):
             for dtype in TOLERANCE:
                 worst, count = [0.0, 0.0, 0.0], 0
                 for run, inputs in cases:

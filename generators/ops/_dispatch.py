@@ -1,4 +1,4 @@
-"""Which implementation runs: one decision, taken per call, for both ops and their gradients.
+"""Which implementation runs: one decision, taken per call, for all ops and their gradients.
 
 ``PROBES_OPS`` chooses:
 
@@ -20,15 +20,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import _torch_bias_act, _torch_upfirdn2d
+from . import _composed_filtered_lrelu, _torch_bias_act, _torch_filtered_lrelu, _torch_upfirdn2d
 from ._extension import EXTENSIONS
 from ._filters import Pass
 from ._torch_bias_act import ActSpec
+from ._torch_filtered_lrelu import Spec
 
 SWITCH = "PROBES_OPS"
 MODES = ("auto", "torch", "cpu", "cuda")
@@ -42,12 +44,32 @@ class Implementation(Protocol):
     def upfirdn2d_pass(self, x: Tensor, spec: Pass) -> Tensor: ...
     def forward(self, x: Tensor, b: Tensor | None, spec: ActSpec) -> Tensor: ...
     def gradient(self, dy: Tensor, reference: Tensor, b: Tensor | None, spec: ActSpec) -> Tensor: ...
+    def filtered_lrelu(self, x: Tensor, b: Tensor | None, fu: Tensor, fd: Tensor, spec: Spec,
+                       keep: bool) -> tuple[Tensor, Tensor]: ...
+    def filtered_lrelu_derivative(self, v: Tensor, x: Tensor | None, b: Tensor | None, mask: Tensor, fu: Tensor,
+                                  fd: Tensor, size: Sequence[int], spec: Spec, transposed: bool) -> Tensor: ...
+    def mask_size(self, x: Tensor, fu: Tensor, fd: Tensor, spec: Spec, keep: bool) -> tuple[int, ...]: ...
 
 
 class _Torch:
     upfirdn2d_pass = staticmethod(_torch_upfirdn2d.upfirdn2d_pass)
     forward = staticmethod(_torch_bias_act.forward)
     gradient = staticmethod(_torch_bias_act.gradient)
+
+    def filtered_lrelu(self, x, b, fu, fd, spec, keep):
+        if x.device.type == "cpu":
+            y = _torch_filtered_lrelu.run(x, b, fu, fd, spec)
+        else:
+            y = _composed_filtered_lrelu.forward(self, x, b, fu, fd, spec)
+        return y, x.new_empty(0, dtype=torch.uint8)
+
+    def filtered_lrelu_derivative(self, v, x, b, mask, fu, fd, size, spec, transposed):
+        if x.device.type == "cpu":
+            return _torch_filtered_lrelu.run(x, b, fu, fd, spec, v, transposed)
+        return _composed_filtered_lrelu.derivative(self, v, x, b, fu, fd, spec, transposed)
+
+    def mask_size(self, x, fu, fd, spec, keep):
+        return (0,)
 
 
 TORCH: Implementation = _Torch()

@@ -107,7 +107,7 @@ class Extension:
 
 EXTENSIONS = {
     "cpu": Extension("cpu", ("ops_cpu.cpp",)),
-    "cuda": Extension("cuda", ("ops_cuda.cpp", "upfirdn2d.cu", "bias_act.cu")),
+    "cuda": Extension("cuda", ("ops_cuda.cpp", "upfirdn2d.cu", "bias_act.cu", "filtered_lrelu.cu")),
 }
 
 

@@ -33,7 +33,7 @@ def expected_shapes(config: Mapping[str, Any], source: str) -> dict[str, tuple[i
     """
     try:
         parsed = StyleGANXLConfig.from_dict(config)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: its configuration is not that of a StyleGAN3 or StyleGAN-XL: {error}") from error
     _check_limits(parsed, source)
     averages = (parsed.c_dim, parsed.w_dim) if parsed.class_averages else (parsed.w_dim,)

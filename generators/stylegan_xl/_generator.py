@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._base import Generator, State, check_classes
+from .._base import Generator, State, check_classes, check_truncation
 from ..checkpoints import Checkpoint, native_state
 from ._config import StyleGANXLConfig
 from ._gains import affine_names, affine_rates
@@ -31,6 +31,7 @@ class StyleGANXL(Generator):
     """
 
     family = "stylegan-xl"
+    recommended = dict(samples=1024, steps=600, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: StyleGANXLNetwork, truncation_psi: float = 1.0, truncate_to: str = "class",
                  precision: str = "fp32", **about):
@@ -42,7 +43,7 @@ class StyleGANXL(Generator):
         if precision not in _PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")
         super().__init__(name, network, config.img_resolution, num_classes=config.c_dim, **about)
-        self.truncation_psi, self.truncate_to, self.precision = truncation_psi, truncate_to, precision
+        self.truncation_psi, self.truncate_to, self.precision = check_truncation(truncation_psi), truncate_to, precision
 
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
         """z [N, z_dim], and of a class-conditional generator c: int64 [N], class numbers."""

@@ -1,7 +1,8 @@
 // The C interface of the kernels: no torch, so that they compile in seconds and can be called from anything.
-// Pointers are device memory; tensors are dense, in the order their parameters name. Both return cudaGetLastError().
+// Pointers are device memory; tensors are dense, in the order their parameters name. All return cudaGetLastError().
 #pragma once
 #include "bias_act_core.h"
+#include "filtered_lrelu_core.h"
 #include "upfirdn2d_core.h"
 
 #ifdef PROBES_EMULATE
@@ -21,4 +22,8 @@ cudaError_t probes_upfirdn2d(int dtype, const void* x, const void* taps, void* y
 // gradient = 0: y from x (dy unused). gradient = 1: y receives dx, x holds the reference.
 cudaError_t probes_bias_act(int dtype, int gradient, const void* dy, const void* x, const void* bias, void* y,
                             const probes::BiasActParams* params, cudaStream_t stream);
+// taps: float (double for kFloat64), four 1-D filters in correlation order, one after the other: rise along x, along y,
+// fall along x, along y, gain folded in. mask: [planes, y.middle, ceil(x.middle / 4)]. The tile is chosen here.
+cudaError_t probes_filtered_lrelu(int dtype, const void* x, const void* bias, const void* taps, void* y,
+                                  unsigned char* mask, const probes::FilteredLreluParams* params, cudaStream_t stream);
 }

@@ -1,4 +1,4 @@
-// The C++ CPU op: torch.ops.probes_cpu.{upfirdn2d, bias_act}. The same arithmetic as the CUDA kernels (the *_core.h
+// The C++ CPU op: torch.ops.probes_cpu.{upfirdn2d, bias_act, filtered_lrelu}. The same arithmetic as the CUDA kernels (the *_core.h
 // headers), parallel through at::parallel_for.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -100,13 +100,55 @@ static Tensor bias_act(const std::optional<Tensor>& dy, const Tensor& x, const s
   return y;
 }
 
+template <typename T>
+static void filtered_lrelu_planes(const T* x, const T* bias, const typename Accumulator<T>::type* taps, T* y,
+                                  unsigned char* mask, const FilteredLreluParams& p) {
+  using A = typename Accumulator<T>::type;
+  const int64_t tiles_x = (p.x.out + p.tile_x - 1) / p.tile_x, tiles_y = (p.y.out + p.tile_y - 1) / p.tile_y;
+  const A *rise_y = taps + p.x.taps_in, *fall_x = rise_y + p.y.taps_in, *fall_y = fall_x + p.x.taps_out;
+  at::parallel_for(0, p.planes * tiles_x * tiles_y, 1, [&](int64_t begin, int64_t end) {
+    const FilteredLayout layout = filtered_layout(p);
+    std::vector<A> buffer(static_cast<size_t>(layout.first) + layout.second);
+    A *samples = buffer.data(), *wide = samples + layout.samples, *upsampled = samples + layout.first;
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t plane = job / (tiles_x * tiles_y), tile = job % (tiles_x * tiles_y);
+      const FilteredSpan sx = span(p.x, static_cast<int>(tile % tiles_x) * p.tile_x, p.tile_x);
+      const FilteredSpan sy = span(p.y, static_cast<int>(tile / tiles_x) * p.tile_y, p.tile_y);
+      const A b = bias ? static_cast<A>(bias[plane % p.channels]) : A(0);
+      unsigned char* bits = mask ? mask + plane * mask_row(p) * p.y.middle : nullptr;
+      filtered_load<T, A>(x + plane * p.x.in * p.y.in, b, samples, sx, sy, p, 0, 1);
+      filtered_widen<A>(samples, taps, wide, p.x, sx, sy, 0, 1);
+      filtered_heighten<A>(wide, rise_y, upsampled, bits, p.y, sx, sy, p, 0, 1);
+      filtered_narrow<A>(upsampled, fall_x, samples, p.x, sx, sy, 0, 1);
+      filtered_store<T, A>(samples, fall_y, y + plane * p.x.out * p.y.out, p.x, p.y, sx, sy, 0, 1);
+    }
+  });
+}
+
+static Tensor filtered_lrelu(const Tensor& x, const std::optional<Tensor>& b, const Tensor& taps,
+                             const std::optional<Tensor>& mask, at::IntArrayRef axis_x, at::IntArrayRef axis_y,
+                             double slope, double clamp, int64_t mode) {
+  FilteredLreluParams p = filtered_lrelu_params(x, b, taps, mask, axis_x, axis_y, slope, clamp, mode);
+  p.tile_x = p.tile_y = 32;
+  Tensor y = at::empty({x.size(0), x.size(1), p.y.out, p.x.out}, x.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "filtered_lrelu", [&] {
+    using A = typename Accumulator<scalar_t>::type;
+    filtered_lrelu_planes<scalar_t>(x.const_data_ptr<scalar_t>(), b ? b->const_data_ptr<scalar_t>() : nullptr,
+                                    taps.const_data_ptr<A>(), y.mutable_data_ptr<scalar_t>(),
+                                    mask ? mask->mutable_data_ptr<uint8_t>() : nullptr, p);
+  });
+  return y;
+}
+
 }  // namespace probes
 
 TORCH_LIBRARY(probes_cpu, m) {
   m.def(probes::kUpfirdn2dSchema);
   m.def(probes::kBiasActSchema);
+  m.def(probes::kFilteredLreluSchema);
 }
 TORCH_LIBRARY_IMPL(probes_cpu, CPU, m) {
   m.impl("upfirdn2d", probes::upfirdn2d);
   m.impl("bias_act", probes::bias_act);
+  m.impl("filtered_lrelu", probes::filtered_lrelu);
 }
