@@ -1,13 +1,12 @@
 """filtered_lrelu against its steps written one after the other; gradients; tiles; the kernel without a GPU."""
 import ctypes
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from emulator import compiled
 from test_ops import definition, image, nvcc
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -243,16 +242,7 @@ class Params(ctypes.Structure):
 
 @pytest.fixture(scope="session")
 def kernel(tmp_path_factory):
-    library = tmp_path_factory.mktemp("kernels") / "filtered_lrelu.so"
-    command = ["c++", "-x", "c++", "-std=c++20", "-O1", "-DPROBES_EMULATE", "-fPIC", "-shared", "-pthread", "-Wall",
-               "-Wno-unknown-pragmas", str(CSRC / "filtered_lrelu.cu"), "-o", str(library)]
-    if shutil.which(command[0]) is None:
-        pytest.skip("no C++ compiler")
-    done = subprocess.run(command, capture_output=True, text=True)
-    if "barrier: No such file" in done.stderr:
-        pytest.skip("the C++ compiler is older than C++20's <barrier>")
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return ctypes.CDLL(str(library))
+    return compiled(tmp_path_factory.mktemp("kernels") / "filtered_lrelu.so", "filtered_lrelu.cu")
 
 
 class Emulated(Native):

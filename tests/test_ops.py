@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from emulator import compiled
 from torch.autograd import gradcheck, gradgradcheck
 
 from generators.ops import __main__ as command
@@ -306,16 +307,7 @@ class BiasActParams(ctypes.Structure):
 
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    command = ["c++", "-x", "c++", "-std=c++20", "-O1", "-DPROBES_EMULATE", "-fPIC", "-shared", "-pthread", "-Wall",
-               "-Wno-unknown-pragmas", str(CSRC / "upfirdn2d.cu"), str(CSRC / "bias_act.cu"), "-o", str(library)]
-    if shutil.which(command[0]) is None:
-        pytest.skip("no C++ compiler")
-    done = subprocess.run(command, capture_output=True, text=True)
-    if "barrier: No such file" in done.stderr:
-        pytest.skip("the C++ compiler is older than C++20's <barrier>")
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return ctypes.CDLL(str(library))
+    return compiled(tmp_path_factory.mktemp("kernels") / "kernels.so", "upfirdn2d.cu", "bias_act.cu")
 
 
 def pointer(x):

@@ -93,12 +93,12 @@ def first_stage(store):
 def test_vqgan_first_stage_resumes_exactly(store):
     straight, first, second = first_stage(store), first_stage(store), first_stage(store)
     for _ in range(4):
-        losses = straight.step()
+        losses = straight.train_step()
     for _ in range(2):
-        first.step()
+        first.train_step()
     second.load(first.state())
     for _ in range(2):
-        second.step()
+        second.train_step()
     for name, value in straight.ema.state_dict().items():
         assert torch.equal(value, second.ema.state_dict()[name]), name
     assert np.isfinite(list(losses.values())).all()
@@ -119,9 +119,9 @@ def test_codes_that_nothing_uses_are_given_to_something(store):
     table = stage.model.quantize.embedding.weight
     with torch.no_grad():
         table[1:] = 100.0                                          # one code takes everything
-    stage.step()
+    stage.train_step()
     assert (table < 50).all(1).sum() == len(table)
-    assert stage.step()["perplexity"] > 5
+    assert stage.train_step()["perplexity"] > 5
 
 
 def test_vqgan_recipe_writes_a_generator(store, tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_the_transformer_learns_codes(store):
     network = train_vqgan.VQGANNetwork(train_vqgan.network_config(32), seed=0)
     codes = torch.arange(16).repeat(8, 1).short()
     stage = _vqgan.TransformerStage(network, codes, _vqgan.Recipe(transformer_batch=16), torch.device("cpu"))
-    nats = [stage.step()["nats"] for _ in range(60)]
+    nats = [stage.train_step()["nats"] for _ in range(60)]
     assert nats[-1] < 0.5 * nats[0]
 
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probes._fit import hardware
 from probes.data.scenes._store import Store
 
 from ._discriminator import Discriminator
-from ._state import load_state, save_atomically
+from ._training import card, check_recipe, real_batch, resume, run, save_atomically
 
 
 @dataclass
@@ -99,12 +96,9 @@ class Trainer:
         return self.step * self.recipe.batch
 
     def _real(self) -> Tensor:
-        picks = torch.randint(len(self.store), (self.recipe.batch,), generator=self.rng).numpy()
-        x = torch.from_numpy(self.store.batch("image", picks)) * 2 - 1
-        flip = torch.rand(len(x), generator=self.rng) < 0.5
-        x[flip] = x[flip].flip(3)
+        x = real_batch(self.store, self.recipe.batch, self.rng)
         x = F.avg_pool2d(x, self.shrink) if self.shrink > 1 else x
-        return x.to(self.device).contiguous(memory_format=torch.channels_last)
+        return x.to(self.device)
 
     def train_step(self, decay: float) -> dict[str, float]:
         for optimiser in (self.optimiser_g, self.optimiser_d):
@@ -157,10 +151,7 @@ class Trainer:
 
     def load(self, state: dict) -> None:
         """Goes on from `state`. Raises ValueError if it is another recipe's; only `decay_from` may be set on the way."""
-        now = asdict(self.recipe)
-        changed = [k for k, v in state["recipe"].items() if k != "decay_from" and now[k] != v]
-        if changed:
-            raise ValueError(f"recipe: the stored training has another {', '.join(changed)}; choose another --out")
+        check_recipe(state["recipe"], self.recipe, free=("decay_from",))
         for name in ("generator", "discriminator", "ema", "optimiser_g", "optimiser_d"):
             getattr(self, name).load_state_dict(state[name])
         self.rng.set_state(state["rng"])
@@ -189,45 +180,23 @@ def train(trainer: Trainer, out: str, kimg: float, snapshots: tuple[float, ...])
     """
     folder, recipe = Path(out), trainer.recipe
     folder.mkdir(parents=True, exist_ok=True)
-    state = load_state(folder / "state.pt")
-    if state is not None:
-        trainer.load(state)
+    resume(trainer, folder / "state.pt")
     due = sorted(k for k in snapshots if trainer.images < k * 1000 and k < kimg) + [kimg]
-    last_save = last_log = clock = time.time()
-    while trainer.images < kimg * 1000:
-        decay = 1.0
-        if recipe.decay_from is not None and trainer.images > recipe.decay_from * 1000:
-            decay = 1 - 0.9 * (trainer.images / 1000 - recipe.decay_from) / (kimg - recipe.decay_from)
-        row = trainer.train_step(max(decay, 0.1))
-        now = time.time()
-        trainer.seconds += now - clock
-        clock = now
-        if now - last_log > 20:
-            row.update(kimg=trainer.images / 1000, minutes=trainer.seconds / 60,
-                       rate=trainer.images / trainer.seconds)
-            print("  ".join(f"{k} {v:.3f}" for k, v in row.items()), flush=True)
-            last_log = now
-        if not np.isfinite(row["loss_g"]):
-            raise FloatingPointError(f"loss is not finite at {trainer.images} images; the last state is kept in "
-                                     f"{folder}/state.pt: lower --recipe.learning_rate and start again")
+
+    def decay(images: int) -> float:
+        if recipe.decay_from is None or images <= recipe.decay_from * 1000:
+            return 1.0
+        return max(0.1, 1 - 0.9 * (images / 1000 - recipe.decay_from) / (kimg - recipe.decay_from))
+
+    def keep_due() -> None:
         while due and trainer.images >= due[0] * 1000:
             keep(trainer, folder / f"snapshot-{int(due.pop(0)):06d}.pt")
-        if now - last_save > 240:
-            save_atomically(trainer.state(), folder / "state.pt")
-            sample_sheet(trainer.ema, folder / "latest.png")
-            last_save = now
-    save_atomically(trainer.state(), folder / "state.pt")
+
+    run(trainer, folder / "state.pt", kimg, keep_due, decay)
 
 
 def keep(trainer: Trainer, path: Path) -> None:
     """A snapshot: the averaged weights, what its card will say, and a sheet of samples."""
     save_atomically(dict(family=trainer.family, ema=trainer.ema.state_dict(), config=trainer.config.to_dict()), path)
-    card = dict(recipe=asdict(trainer.recipe), images=trainer.images, steps=trainer.step,
-                hardware=hardware(trainer.device), minutes=round(trainer.seconds / 60, 1), data=trainer.store.manifest,
-                torch=torch.__version__)
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2))
+    path.with_suffix(".json").write_text(json.dumps(card(trainer, trainer.device, trainer.store), indent=2))
     sample_sheet(trainer.ema, path.with_suffix(".png"))
-
-
-def chosen_device(device: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

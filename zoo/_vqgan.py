@@ -20,6 +20,7 @@ from generators.vqgan import VQGANNetwork
 from probes.data.scenes._store import Store
 
 from ._discriminator import PatchDiscriminator
+from ._training import check_recipe, real_batch
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Recipe:
 
 
 class FirstStage:
-    """The first stage's training; `step` is one."""
+    """The first stage's training; `train_step` is one."""
 
     def __init__(self, network: VQGANNetwork, store: Store, recipe: Recipe, device: torch.device):
         self.store, self.recipe, self.device = store, recipe, device
@@ -70,7 +71,7 @@ class FirstStage:
         self.usage = torch.zeros(self.model.quantize.embedding.num_embeddings)
         self.images, self.seconds = 0, 0.0
 
-    def step(self, decay: float = 1.0) -> dict[str, float]:
+    def train_step(self, decay: float = 1.0) -> dict[str, float]:
         recipe, model = self.recipe, self.model
         for group in (*self.optimiser.param_groups, *self.optimiser_d.param_groups):
             group["lr"] = recipe.learning_rate * decay
@@ -142,7 +143,7 @@ class FirstStage:
 
 
 class TransformerStage:
-    """The transformer's training, on the codes of a first stage that is done; `step` is one."""
+    """The transformer's training, on the codes of a first stage that is done; `train_step` is one."""
 
     def __init__(self, network: VQGANNetwork, codes: Tensor, recipe: Recipe, device: torch.device):
         self.codes, self.recipe, self.device, self.network = codes, recipe, device, network
@@ -154,7 +155,7 @@ class TransformerStage:
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.images, self.seconds = 0, 0.0
 
-    def step(self, decay: float = 1.0) -> dict[str, float]:
+    def train_step(self, decay: float = 1.0) -> dict[str, float]:
         warm = min(1.0, (self.images + 1) / 6400)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.transformer_learning_rate * decay * warm
@@ -183,13 +184,6 @@ class TransformerStage:
         self.images, self.seconds = state["images"], state["seconds"]
 
 
-def check_recipe(stored: dict, recipe: Recipe) -> None:
-    """Raises ValueError if a stored training is another recipe's."""
-    changed = [k for k, v in stored.items() if asdict(recipe)[k] != v]
-    if changed:
-        raise ValueError(f"recipe: the stored training has another {', '.join(changed)}; choose another --out")
-
-
 def quantise(model: torch.nn.Module, latent: Tensor, commitment: float) -> tuple[Tensor, Tensor, Tensor]:
     """Nearest codes, straight through; the codebook's and the commitment loss (equation 4); indices [N, h, w]."""
     vectors = latent.permute(0, 2, 3, 1)
@@ -199,15 +193,6 @@ def quantise(model: torch.nn.Module, latent: Tensor, commitment: float) -> tuple
     codes = F.embedding(indices, table).permute(0, 3, 1, 2)
     loss = F.mse_loss(codes, latent.detach()) + commitment * F.mse_loss(latent, codes.detach())
     return latent + (codes - latent).detach(), loss, indices
-
-
-def real_batch(store: Store, count: int, rng: torch.Generator) -> Tensor:
-    """Random scenes, half of them mirrored: [count, 3, H, W] in [-1, 1]."""
-    picks = torch.randint(len(store), (count,), generator=rng).numpy()
-    x = torch.from_numpy(store.batch("image", picks)) * 2 - 1
-    flip = torch.rand(count, generator=rng) < 0.5
-    x[flip] = x[flip].flip(3)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from jsonargparse import auto_cli
 from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network, learning_rate_scales
 from probes.data.scenes._store import Store
 
-from ._gan import Recipe, Trainer, chosen_device, train
+from ._gan import Recipe, Trainer, train
+from ._training import chosen_device
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32}
 

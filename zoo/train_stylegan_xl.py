@@ -19,7 +19,8 @@ from jsonargparse import auto_cli
 from generators.stylegan_xl import StyleGANXLConfig, StyleGANXLNetwork, learning_rate_scales, schedule
 from probes.data.scenes._store import Store
 
-from ._gan import Recipe, Trainer, chosen_device, train
+from ._gan import Recipe, Trainer, train
+from ._training import chosen_device
 
 WIDTHS = dict(channel_base=2048, channel_max=96, margin_size=4)
 LAYERS = {"stem": 6, "head": 5}

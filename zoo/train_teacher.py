@@ -22,7 +22,7 @@ from probes._fit import hardware
 from probes.data.scenes._store import Store
 from probes.teachers._scenes_net import DEPTH_RANGE, Residual, ScenesNet, decode, encode_depth
 
-from ._state import load_state, save_atomically
+from ._training import load_state, save_atomically
 
 
 @dataclass

@@ -5,14 +5,12 @@
     python -m zoo.train_vqgan second --data scenes --out runs/vqgan-scenes --level 96 --kimg 200
 
 `first` keeps snapshots of the first stage; `second` trains a transformer over the codes of one of them and writes
-snapshot-LEVEL.pt, a whole generator without the encoder, for `zoo.export`. A level is as good as its first stage.
+snapshot-LEVEL.pt, a whole generator without the encoder, for `zoo.export`.
 """
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,8 +22,7 @@ from generators.vqgan import GPTConfig, VQGANConfig, VQGANNetwork
 from probes._fit import hardware
 from probes.data.scenes._store import Store
 
-from ._gan import chosen_device
-from ._state import load_state, save_atomically
+from ._training import card, chosen_device, load_state, resume, run, save_atomically
 from ._vqgan import FirstStage, Recipe, TransformerStage, all_codes
 
 
@@ -51,18 +48,17 @@ def first(data: str, out: str, kimg: float = 96, recipe: Recipe = Recipe(), snap
     where, folder, store = chosen_device(device), Path(out), Store(data)
     folder.mkdir(parents=True, exist_ok=True)
     stage = FirstStage(VQGANNetwork(network_config(store.manifest["size"]), seed=recipe.seed), store, recipe, where)
-    _resume(stage, folder / "first.pt")
+    resume(stage, folder / "first.pt")
     due = sorted(k for k in snapshots if stage.images < k * 1000 and k < kimg) + [kimg]
 
     def keep() -> None:
         while due and stage.images >= due[0] * 1000:
             name = f"first-{int(due.pop(0)):06d}"
             save_atomically(dict(model=stage.ema.state_dict()), folder / f"{name}.pt")
-            card = _card(stage, where, store)
-            (folder / f"{name}.json").write_text(json.dumps(card, indent=2))
+            (folder / f"{name}.json").write_text(json.dumps(card(stage, where, store), indent=2))
             _reconstructions(stage, folder / f"{name}.png")
 
-    _run(stage, folder / "first.pt", kimg, keep, lambda x: 1.0 if x < 0.8 else 1 - 0.9 * (x - 0.8) / 0.2)
+    run(stage, folder / "first.pt", kimg, keep, lambda images: min(1.0, 1 - 0.9 * (images / (kimg * 1000) - 0.8) / 0.2))
 
 
 def second(data: str, out: str, level: int, kimg: float = 200, recipe: Recipe = Recipe(), device: str = "auto") -> None:  # noqa: B008
@@ -83,18 +79,18 @@ def second(data: str, out: str, level: int, kimg: float = 200, recipe: Recipe = 
     network.first_stage.load_state_dict(torch.load(folder / f"first-{level:06d}.pt", weights_only=True)["model"])
     stage = TransformerStage(network, _codes(network, folder, level, store, where), recipe, where)
     path = folder / f"second-{level:06d}.pt"
-    _resume(stage, path)
-    _run(stage, path, kimg, lambda: None, lambda x: 0.55 + 0.45 * math.cos(math.pi * x))
+    resume(stage, path)
+    run(stage, path, kimg, lambda: None, lambda images: 0.55 + 0.45 * math.cos(math.pi * images / (kimg * 1000)))
     config = network_config(store.manifest["size"], encoder=False)
     names = set(VQGANNetwork(config, seed=0).state_dict())
     state = {name: value for name, value in network.cpu().state_dict().items() if name in names}
     target = folder / f"snapshot-{level:06d}.pt"
     save_atomically(dict(family="vqgan", ema=state, config=config.to_dict()), target)
-    card = json.loads((folder / f"first-{level:06d}.json").read_text())
-    card["recipe"] |= {k: v for k, v in asdict(recipe).items() if k.startswith("transformer_")}
-    card |= dict(transformer_seed=recipe.seed, transformer_images=stage.images,
-                 transformer_minutes=round(stage.seconds / 60, 1), transformer_hardware=hardware(where))
-    target.with_suffix(".json").write_text(json.dumps(card, indent=2))
+    about = json.loads((folder / f"first-{level:06d}.json").read_text())
+    about["recipe"] |= {k: v for k, v in asdict(recipe).items() if k.startswith("transformer_")}
+    about |= dict(transformer_seed=recipe.seed, transformer_images=stage.images,
+                  transformer_minutes=round(stage.seconds / 60, 1), transformer_hardware=hardware(where))
+    target.with_suffix(".json").write_text(json.dumps(about, indent=2))
 
 
 def _codes(network: VQGANNetwork, folder: Path, level: int, store: Store, device: torch.device) -> torch.Tensor:
@@ -109,41 +105,6 @@ def _codes(network: VQGANNetwork, folder: Path, level: int, store: Store, device
         raise ValueError(f"out: {path} holds the codes of another first stage, or of other scenes than --data; delete it and "
                          f"second-{level:06d}.pt to begin anew, or choose another --out")
     return stored["codes"]
-
-
-def _resume(stage: FirstStage | TransformerStage, state_path: Path) -> None:
-    state = load_state(state_path)
-    if state is not None:
-        stage.load(state)
-
-
-def _run(stage: FirstStage | TransformerStage, state_path: Path, kimg: float, keep: Callable[[], None],
-         decay: Callable[[float], float]) -> None:
-    """Steps until `kimg`, keeping the state; `decay` is the learning rate's over the way done."""
-    clock = last_save = last_log = time.time()
-    while stage.images < kimg * 1000:
-        row = stage.step(decay(stage.images / (kimg * 1000)))
-        now = time.time()
-        stage.seconds += now - clock
-        clock = now
-        if not all(math.isfinite(v) for v in row.values()):
-            raise FloatingPointError(f"loss is not finite at {stage.images} images; the last state is kept in "
-                                     f"{state_path}: lower the learning rate and start again")
-        if now - last_log > 20:
-            row.update(kimg=stage.images / 1000, minutes=stage.seconds / 60, rate=stage.images / stage.seconds)
-            print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-            last_log = now
-        keep()
-        if now - last_save > 240:
-            save_atomically(stage.state(), state_path)
-            last_save = now
-    save_atomically(stage.state(), state_path)
-
-
-def _card(stage: FirstStage, device: torch.device, store: Store) -> dict:
-    return dict(recipe=asdict(stage.recipe), images=stage.images, steps=stage.images // stage.recipe.batch,
-                hardware=hardware(device), minutes=round(stage.seconds / 60, 1), data=store.manifest,
-                torch=torch.__version__)
 
 
 @torch.no_grad()
