@@ -26,10 +26,11 @@ class LoRA:
         generator: what it sits on
         name: its name within the generator's network
         config: PEFT's configuration, target_modules being the exact site names
+        prompt: what a generator that reads text is told while the adapter is active
     """
 
-    def __init__(self, generator: Generator, name: str, config: LoraConfig):
-        self.generator, self.name, self.config = generator, name, config
+    def __init__(self, generator: Generator, name: str, config: LoraConfig, prompt: str | None = None):
+        self.generator, self.name, self.config, self.prompt = generator, name, config, prompt
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
         for name, module in self.generator.network.named_modules():
@@ -82,13 +83,14 @@ class LoRA:
         for parameter in self.parameters().values():
             parameter.requires_grad_(train)
         try:
-            yield
+            with self.generator.prompted(self.prompt):
+                yield
         finally:
             disable_all(self.generator)
 
 
 def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, alpha: float | None = None,
-           seed: int = 0, sites: list[str] | None = None) -> LoRA:
+           seed: int = 0, sites: list[str] | None = None, prompt: str | None = None) -> LoRA:
     """Puts a fresh LoRA on a generator: W_l Kaiming-uniform, W_u zero, so that it changes nothing yet.
 
     Args:
@@ -99,6 +101,7 @@ def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, 
         alpha: scale of the update, alpha / rank; the rank by default, as in the paper
         seed: of the initial W_l
         sites: exact module names instead of a scope
+        prompt: what a generator that reads text is told while the adapter is active
 
     Sites may be Linear, Conv1d, Conv2d, Conv3d (PEFT's own layers) and ConvTranspose2d (ours), in any mixture.
 
@@ -121,7 +124,7 @@ def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, 
         raise ValueError(f"name: expected a name without dots that no adapter on {generator.name} has, got {name!r}")
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=sites, lora_dropout=0.0,
                         bias="none")
-    adapter = LoRA(generator, name, register_conv_transpose(config))
+    adapter = LoRA(generator, name, register_conv_transpose(config), prompt)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")      # several adapters are the point
         torch.manual_seed(seed)

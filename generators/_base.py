@@ -1,8 +1,9 @@
 """The one interface every generator stands behind.
 
-A generator is split where adapters begin: `prepare` is the frozen prefix (mapping network, text encoder, VAE encoder;
-no adapter ever touches it, so its output can be kept), `forward` is the part a probe adapts. With adapters off,
-`to_image(forward(prepare(source)))` is the untouched generator, bit for bit.
+A generator is split where adapters begin: `prepare` is the frozen prefix (mapping network, transformer, VAE encoder;
+no adapter ever touches it, so its output can be kept), `forward` is the part a probe adapts. A generator is driven by
+noise (`sample` gives `prepare` its inputs, and with adapters off `to_image(forward(prepare(source)))` is the untouched
+generator, bit for bit) or by images (`encode` does, and a probe maps an image to its intrinsic).
 """
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
@@ -32,10 +34,17 @@ class Generator(ABC):
         weights: "pretrained", or "random:SEED" or "crossed:SEED" for the controls
         address: what `generators.load` takes to find it again: a catalog name or an absolute path
         origin: what `generators.load` was told besides that to find the weights (a configuration's path)
+        driven_by: what `prepare` starts from: "noise" (see `sample`) or "images" (see `encode`)
+        output_space: of `forward`, where the loss is taken: "pixels", by the intrinsic's own loss, or "latents", by mean
+            squared error
+        reads_text: whether `prompted` makes a difference
         recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
     family: str
+    driven_by: str = "noise"
+    output_space: str = "pixels"
+    reads_text: bool = False
     recommended: dict = dict(samples=4096, steps=3000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
@@ -54,9 +63,14 @@ class Generator(ABC):
         self.network.to(device)
         return self
 
-    @abstractmethod
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
-        """Inputs for `prepare`: one per seed, and the same for a seed whatever the batch it comes in."""
+        """Inputs for `prepare` of a generator that is driven by noise: one per seed, and the same for a seed whatever the
+        batch it comes in."""
+        raise TypeError(f"seeds: {self.name} is driven by {self.driven_by}; give images instead")
+
+    def encode(self, images: Tensor) -> State:
+        """Inputs for `prepare` of a generator that is driven by images: float [N, 3, H, W] in [-1, 1]."""
+        raise TypeError(f"images: {self.name} is driven by {self.driven_by} and draws its own; give seeds instead")
 
     def prepare(self, source: State) -> State:
         """The frozen prefix: what `sample` returned -> batch-first tensors that no adapter influences. The identity where
@@ -71,12 +85,25 @@ class Generator(ABC):
         """Output space -> float [N, 3, H, W], nominally in [-1, 1]. The identity for pixel-space generators."""
         return prediction
 
-    def to_target(self, image: Tensor) -> Tensor:
-        """A 3-channel image in [-1, 1] -> output space, where the loss is taken."""
+    @torch.no_grad()
+    def image(self, state: State) -> Tensor:
+        """The picture whose intrinsic a probe emits, float [N, 3, H, W] in [-1, 1]: what the untouched generator draws; for one
+        that is driven by images, the image itself, as far as its state keeps it."""
+        return self.to_image(self.forward(state)).float().clamp(-1, 1)
+
+    def to_target(self, image: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """A 3-channel image in [-1, 1] -> output space, where the loss is taken. `seeds`, one a row, decide where that is drawn
+        from a distribution."""
         return image
 
-    def regress(self, state: State, target: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """One training pair: (prediction, target), both in output space."""
+    @contextmanager
+    def prompted(self, prompt: str | None) -> Iterator[None]:
+        """Within the block `forward` and `regress` are told `prompt`; only generators that read text listen."""
+        yield
+
+    def regress(self, state: State, target: Tensor, seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """One training batch: (prediction, target), both in output space. `seeds`, one a row, decide what is drawn on the way
+        by a generator that adds noise."""
         return self.forward(state), target
 
     def latent(self, state: State) -> Tensor:
@@ -110,12 +137,21 @@ class Generator(ABC):
     def fingerprint(self) -> str:
         """sha256 over everything that decides what this generator draws: architecture and weights."""
         if not hasattr(self, "_fingerprint"):
-            digest = hashlib.sha256(json.dumps([self.family, self.describe()], sort_keys=True, default=str).encode())
-            for name, value in self.base_state().items():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = self._digest(self.describe(), self.base_state())
         return self._fingerprint
+
+    @property
+    def prefix_fingerprint(self) -> str:
+        """sha256 over what decides the states, the images and the targets in output space: what a bank keeps. By default
+        everything does."""
+        return self.fingerprint
+
+    def _digest(self, about: dict, state: dict[str, Tensor]) -> str:
+        digest = hashlib.sha256(json.dumps([self.family, about], sort_keys=True, default=str).encode())
+        for name, value in state.items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def base_state(self) -> dict[str, Tensor]:
         """The frozen weights under the names they had before any adapter was injected."""

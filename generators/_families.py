@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-PACKAGES = {"stylegan2": "stylegan2", "stylegan3": "stylegan_xl", "stylegan-xl": "stylegan_xl", "vqgan": "vqgan"}
+PACKAGES = {"stylegan2": "stylegan2", "stylegan3": "stylegan_xl", "stylegan-xl": "stylegan_xl", "vqgan": "vqgan",
+            "stable-diffusion": "stable_diffusion"}
 
 
 def package(family: str, part: str = "") -> ModuleType:

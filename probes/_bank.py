@@ -1,6 +1,7 @@
 """The Bank: what the frozen prefix and the teacher say, computed once, memory-mapped, shared by every fit that asks.
 
-A bank holds, for a run of seeds, the generator's state (everything before the adapted part) and the encoded target. It
+A bank holds, for a run of seeds (or of images, by their number), the generator's state (everything before the adapted part),
+the encoded target and, for training in another space than pixels, the target there. It
 lives in a folder named by the fingerprints of all that made it, so a second fit on the same pairs starts at once, and
 a change in any of them makes another bank. Building is resumable, and two processes that want the same bank build it
 once: the second waits.
@@ -20,14 +21,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from generators import Generator
+from generators import Generator, State
 from generators._files import cache_folder, file_sha256
 
 from ._files import OutputError, write_text_atomically
 from ._intrinsics import Intrinsic
+from .data import Data
 from .teachers import Teacher
 
-_VERSION = 1
+_VERSION = 2
+_LATENT = "latent-target"
 
 
 class BankError(RuntimeError):
@@ -39,12 +42,14 @@ class Request:
     """All that decides what is in a bank.
 
     Args:
-        generator: draws the images; with adapters off
+        generator: draws the images, with adapters off; or takes them
         teacher, intrinsic: label them
-        first_seed, samples: which seeds
+        first_seed, samples: which seeds, or which images of `data`
         classes: of a conditional generator, the labels its images have, taken in turn by the seed; None for the
             seed modulo their number
         dtype: of the stored targets: float16 for training, float32 for evaluation
+        data: the images of a generator that is driven by images
+        latents: keep the targets in the generator's output space too, which is what training reads
     """
 
     generator: Generator
@@ -54,11 +59,16 @@ class Request:
     samples: int
     classes: Sequence[int] | None = None
     dtype: str = "float16"
+    data: Data | None = None
+    latents: bool = False
 
     def identity(self) -> dict:
-        return dict(version=_VERSION, generator=self.generator.fingerprint, teacher=self.teacher.fingerprint,
-                    intrinsic=self.intrinsic.name, options=self.intrinsic.options, first_seed=self.first_seed,
-                    samples=self.samples, classes=None if self.classes is None else list(self.classes), dtype=self.dtype)
+        about = dict(version=_VERSION, generator=self.generator.prefix_fingerprint, teacher=self.teacher.fingerprint,
+                     intrinsic=self.intrinsic.name, options=self.intrinsic.options, first_seed=self.first_seed,
+                     samples=self.samples, classes=None if self.classes is None else list(self.classes), dtype=self.dtype)
+        if self.data is not None:
+            about |= dict(data=self.data.fingerprint, latents=self.latents)
+        return about
 
     @property
     def key(self) -> str:
@@ -68,20 +78,44 @@ class Request:
     def seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.samples)
 
-    def source(self, seeds: range) -> dict[str, Tensor]:
-        labels = None
-        if self.classes is not None:
-            labels = [self.classes[s % len(self.classes)] for s in seeds]
-        return self.generator.sample(seeds, labels)
+    @torch.no_grad()
+    def pairs(self, seeds: range) -> tuple[State, Tensor]:
+        """(states, encoded targets [n, C, H, W]) of `seeds`; raises BankError where the teacher says what is no number."""
+        labels = None if self.classes is None else [self.classes[s % len(self.classes)] for s in seeds]
+        state, image = drawn(self.generator, seeds, labels, self.data)
+        values = self.teacher.label_indexed(image, self.intrinsic.name, seeds)
+        encoded = self.intrinsic.encode(values, self.intrinsic.options)
+        if not torch.isfinite(encoded).all():
+            raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for seeds "
+                            f"{seeds.start} … {seeds.stop - 1}")
+        return state, encoded
+
+    def in_output_space(self, encoded: Tensor, seeds: range) -> Tensor:
+        """Encoded targets as training compares with them."""
+        return self.generator.to_target(encoded.expand(-1, 3, -1, -1).float(), seeds)
+
+
+@torch.no_grad()
+def drawn(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None = None,
+          data: Data | None = None) -> tuple[State, Tensor]:
+    """(states, images [n, 3, H, W] in [-1, 1]): what `generator` draws from `seeds`, or those images of `data`."""
+    if data is None:
+        state = generator.prepare(generator.sample(seeds, classes))
+        return state, generator.image(state)
+    image = data.images(seeds, generator.resolution)
+    return generator.prepare(generator.encode(image)), image
 
 
 class Bank:
-    """Stored pairs. `bank.batch(indices)` -> (state, target [n, 3, H, W] in [-1, 1])."""
+    """Stored pairs. `bank.batch(indices)` -> (state, target [n, 3, H, W] in [-1, 1]); `bank.lesson(indices)` the same with the
+    target in the generator's output space."""
 
     def __init__(self, folder: Path, manifest: dict):
         self.folder, self.manifest = folder, manifest
         self.states = {n: _map(folder, n, s) for n, s in manifest["arrays"].items() if n.startswith("state.")}
         self.targets = _map(folder, "target", manifest["arrays"]["target"])
+        spec = manifest["arrays"].get(_LATENT)
+        self.latents = None if spec is None else _map(folder, _LATENT, spec)
         self.mean = torch.from_numpy(np.load(folder / "mean.npy"))
 
     @property
@@ -100,6 +134,11 @@ class Bank:
 
     def batch(self, indices: np.ndarray | slice) -> tuple[dict[str, Tensor], Tensor]:
         return self.state(indices), self.target(indices)
+
+    def lesson(self, indices: np.ndarray | slice) -> tuple[State, Tensor]:
+        if self.latents is None:
+            return self.batch(indices)
+        return self.state(indices), torch.from_numpy(np.array(self.latents[indices]))
 
     @property
     def trivial(self) -> Tensor:
@@ -141,18 +180,15 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    total, generator, intrinsic = request.samples, request.generator, request.intrinsic
+    total = request.samples
     for start in range(done, total, batch):
         stop = min(start + batch, total)
-        state = generator.prepare(request.source(range(request.first_seed + start, request.first_seed + stop)))
-        with torch.no_grad():
-            image = generator.to_image(generator.forward(state)).clamp(-1, 1)
-            encoded = intrinsic.encode(request.teacher.label(image, intrinsic.name), intrinsic.options)
-        if not torch.isfinite(encoded).all():
-            raise BankError(f"teacher: {request.teacher.name} returned values that are not finite for seeds "
-                            f"{request.first_seed + start} … {request.first_seed + stop - 1}")
+        seeds = request.seeds[start:stop]
+        state, encoded = request.pairs(seeds)
         values = {f"state.{k}": (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in state.items()}
         values["target"] = encoded.cpu().numpy().astype(request.dtype)
+        if request.latents:
+            values[_LATENT] = request.in_output_space(encoded, seeds).cpu().numpy()
         for name, value in values.items():
             if name not in arrays:
                 path = part / f"{name}.npy"
@@ -170,7 +206,7 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     mean = sum(arrays["target"][i:i + 256].astype(np.float64).sum(0) for i in blocks) / total
     np.save(part / "mean.npy", mean.astype(np.float32))
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
-    manifest = dict(identity=request.identity(), files=files,
+    manifest = dict(identity=request.identity(), teacher=f"{request.teacher.name} {request.teacher.version}", files=files,
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
     write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
     shutil.rmtree(target, ignore_errors=True)

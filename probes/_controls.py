@@ -2,7 +2,7 @@
 
 `trivial`  the mean target: nothing is looked at
 `latent`   ridge regression from the latent code to every pixel: what the code says linearly
-`rgb`      at every pixel an affine map of the generator's own RGB: what the picture's colour there gives away
+`rgb`      at every pixel an affine map of the picture's own RGB: what the colour there gives away
 
 The trained controls (`random`, `crossed`: the same fit on a network that was never trained) need no code of their own:
 see `probes.fit`.
@@ -112,7 +112,7 @@ class RGBRegression(Control):
     @staticmethod
     @torch.no_grad()
     def _features(generator: Generator, state: State) -> Tensor:
-        image = generator.to_image(generator.forward(state)).clamp(-1, 1).float().cpu()
+        image = generator.image(state).cpu()
         return torch.cat([image, torch.ones_like(image[:, :1])], 1).permute(2, 3, 0, 1)
 
     def predict(self, generator: Generator, state: State) -> Tensor:

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ._controls import CLOSED_FORM, TRAINED
 from ._intrinsics import Intrinsic, get_intrinsic
 from ._probe import Probe, RunError, free_name, load
 from ._train import DivergedError, Schedule, train
+from .data import Data, default_data, get_data
 from .teachers import Teacher, default_teacher, get_teacher
 
 FIRST_TRAINING_SEED = 1_000_000
@@ -51,19 +52,23 @@ class Settings:
     seed: int
     classes: list[int] | None = None
     generator_options: dict = field(default_factory=dict)
+    data: str | None = None
+    prompt: str | None = None
+    against: str | None = None
 
     def as_dict(self) -> dict:
         return dict(self.__dict__)
 
     def of_the_weights(self) -> dict:
         """Those that the fitted weights depend on: all but how they are scored."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("evaluate", "controls")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("evaluate", "controls", "against")}
 
 
 def fit(
     generator: str | Generator = "stylegan2-scenes",
     intrinsic: str | Intrinsic = "normal",
     teacher: str | Teacher = "auto",
+    data: str | Data = "auto",
     method: str = "lora",
     rank: int = 8,
     alpha: float | None = None,
@@ -74,7 +79,9 @@ def fit(
     batch: int | None = None,
     learning_rate: float | None = None,
     evaluate: int = 500,
+    against: str | None = None,
     classes: Sequence[int] | None = None,
+    prompt: str | None = None,
     controls: Sequence[str] = ("latent", "rgb"),
     seed: int = 0,
     device: str = "auto",
@@ -91,20 +98,27 @@ def fit(
     Args:
         generator: name from `probes list generators`, path of a checkpoint, or a Generator
         intrinsic: normal, depth, albedo, shading, or one that was registered
-        teacher: name from `probes list teachers`; auto takes the default of what the generator draws
+        teacher: name from `probes list teachers`; auto takes the default of what the generator draws; exact, where the data has
+            exact maps, is no teacher but the truth
+        data: of a generator that is driven by images (Stable Diffusion): a name from `probes list data` or the path of a
+            folder; auto takes what the generator was trained on, where that is here. A fifth of a folder is held out
         method: what is trained; lora
         rank: of the LoRA
         alpha: the update is scaled by alpha / rank; the rank by default
         scope: which sites are adapted: `affine`, every w -> s affine of a StyleGAN; `decoder-attention` or `decoder` of a
-            VQGAN; auto is the paper's for the family
+            VQGAN; `all`, `self`, `cross`, `down`, `mid` or `up` attention of a Stable Diffusion; auto is the paper's for the
+            family
         weights: pretrained, or random / random:SEED / crossed / crossed:SEED for the control networks
         samples: pairs in the bank; this and the next three are what the generator's family recommends by default: for
             StyleGAN2 4096, 3000, 8 and 0.01
         steps: optimiser steps
         batch: pairs a step
         learning_rate: Adam's, at its peak
-        evaluate: unseen seeds to score on; 0 skips evaluation and report
+        evaluate: unseen seeds (or images) to score on; 0 skips evaluation and report
+        against: what is scored against: the teacher by default, or exact
         classes: of a conditional generator, the labels to draw, taken in turn; all of them by default
+        prompt: what a generator that reads text is told; by default the intrinsic's own: surface normal, depth map, albedo,
+            shading
         controls: latent, rgb (seconds), random, crossed (each as long as the fit itself)
         seed: of the adapter's initial weights, the order of the pairs and the control networks
         device: cpu, cuda or auto
@@ -133,9 +147,13 @@ def fit(
     if isinstance(generator, Generator) and built.weights.startswith("crossed"):
         raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
                          "the pretrained one with weights='crossed'")
-    teacher = get_teacher(default_teacher(built.world) if teacher == "auto" else teacher, bound.name).to(device)
-    if built.world not in teacher.worlds:
-        reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; {built.name} draws {built.world}")
+    images = _data(data, built)
+    world = images.world if images else built.world
+    teacher = get_teacher(default_teacher(world) if teacher == "auto" else teacher, bound.name, images).to(device)
+    if world not in teacher.worlds:
+        reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; these images show {world}")
+    if against is not None:
+        get_teacher(against, bound.name, images)
     bound = bound.with_options(teacher.options(bound.name))
     given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
     taken = Generator.recommended | built.recommended | {name: value for name, value in given.items() if value is not None}
@@ -145,19 +163,21 @@ def fit(
                         method, rank, float(rank if alpha is None else alpha),
                         built.scopes[0] if scope == "auto" else scope, built.weights, **taken,
                         evaluate=evaluate, controls=list(controls), seed=seed, classes=classes,
-                        generator_options={**built.options, **built.origin})
+                        generator_options={**built.options, **built.origin}, data=images.name if images else None,
+                        prompt=(prompt or bound.prompt or bound.name) if built.reads_text else None, against=against)
+    settings = _within(settings, images, reporter)
     folder = Path(out) if out else default_folder(settings)
     with _claimed(folder):
         source = generators.load(generator, "pretrained", device, **options) if built.weights.startswith("crossed") else None
         if _existing(folder, settings, overwrite):
-            probe = load(folder, built, source=source, teacher=teacher)
+            probe = load(folder, built, source=source, teacher=teacher, data=images)
         else:
-            probe = _fit_one(built, source, bound, teacher, settings, folder, save_every, reporter)
+            probe = _fit_one(built, source, bound, teacher, images, settings, folder, save_every, reporter)
         if probe.last_evaluation and probe.record["request"] == settings.as_dict():
             reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
         elif evaluate:
             trained = _trained_controls(probe, generator, teacher, settings, folder, save_every, reporter, device)
-            probe.evaluate(evaluate, [c for c in controls if c in CLOSED_FORM], trained, reporter.say)
+            probe.evaluate(settings.evaluate, [c for c in controls if c in CLOSED_FORM], trained, reporter.say, against)
             probe.record["request"] = settings.as_dict()
             _write_results(probe, folder)
         (folder / "training-state").unlink(missing_ok=True)
@@ -238,16 +258,40 @@ def _existing(folder: Path, settings: Settings, overwrite: bool) -> bool:
     return record["training"]["status"] == "finished"
 
 
-def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher,
+def _data(data: str | Data, generator: Generator) -> Data | None:
+    """The images of a generator that is driven by images; None for one that draws its own."""
+    if generator.driven_by != "images":
+        if data != "auto":
+            raise ValueError(f"data: {generator.name} draws its own images; leave data out")
+        return None
+    return get_data(default_data(generator.world) if data == "auto" else data)
+
+
+def _within(settings: Settings, images: Data | None, reporter: Reporter) -> Settings:
+    """The settings, cut to what there is of images that have an end."""
+    if images is None or images.count is None:
+        return settings
+    first = images.first_training_index
+    most = dict(samples=images.count - first, evaluate=first)
+    cut = {name: limit for name, limit in most.items() if getattr(settings, name) > limit}
+    if cut:
+        reporter.say(f"note: {images.name} holds {images.count} images, of which {first} are held out: "
+                     + ", ".join(f"{name} {limit}" for name, limit in cut.items()))
+    return replace(settings, **cut)
+
+
+def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher, images: Data | None,
              settings: Settings, folder: Path, save_every: float, reporter: Reporter) -> Probe:
-    request = Request(source or generator, teacher, intrinsic, FIRST_TRAINING_SEED, settings.samples, settings.classes)
+    first = images.first_training_index if images else FIRST_TRAINING_SEED
+    request = Request(source or generator, teacher, intrinsic, first, settings.samples, settings.classes, data=images,
+                      latents=generator.output_space == "latents")
     with reporter.bar("bank") as update:
         bank = open_bank(request, progress=lambda done, total: update(done, total, "pairs"))
     adapter = adapters.attach(generator, free_name(generator, intrinsic.name), settings.scope, settings.rank,
-                              settings.alpha, settings.seed)
+                              settings.alpha, settings.seed, prompt=settings.prompt)
     schedule = Schedule(settings.steps, settings.batch, settings.learning_rate, settings.seed)
-    record = _record(generator, intrinsic, teacher, adapter, settings, bank.key)
-    probe = Probe(generator, adapter, intrinsic, record, source, teacher)
+    record = _record(generator, intrinsic, teacher, images, adapter, settings, request)
+    probe = Probe(generator, adapter, intrinsic, record, source, teacher, images)
     identity = hashlib.sha256(json.dumps([settings.of_the_weights(), bank.key, generator.fingerprint],
                                          sort_keys=True).encode()).hexdigest()
     try:
@@ -280,19 +324,19 @@ def _trained_controls(probe: Probe, generator: str | Generator, teacher: Teacher
         altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})
         source = probe.generator if name == "crossed" else None
         if _existing(place, altered, overwrite=False):
-            found[name] = load(place, own, source=source, teacher=teacher)
+            found[name] = load(place, own, source=source, teacher=teacher, data=probe.data)
             continue
         reporter.say(f"control: {weights}")
         try:
-            found[name] = _fit_one(own, source, probe.intrinsic, teacher, altered, place, save_every, reporter)
+            found[name] = _fit_one(own, source, probe.intrinsic, teacher, probe.data, altered, place, save_every, reporter)
         except DivergedError as error:
             reporter.say(f"control: {name} is left out, it diverged: {error}")
         (place / "training-state").unlink(missing_ok=True)
     return found
 
 
-def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, adapter: adapters.LoRA, settings: Settings,
-            bank_key: str) -> dict:
+def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, images: Data | None, adapter: adapters.LoRA,
+            settings: Settings, request: Request) -> dict:
     """The contents of probe.json before training."""
     import peft
 
@@ -307,10 +351,11 @@ def _record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, adapte
         "intrinsic": dict(name=intrinsic.name, options=intrinsic.options, description=intrinsic.description),
         "teacher": dict(name=teacher.name, version=teacher.version, licence=teacher.licence,
                         fingerprint=teacher.fingerprint, exact_errors=teacher.exact_errors(intrinsic.name)),
+        "data": None if images is None else dict(name=images.name, fingerprint=images.fingerprint, world=images.world),
         "method": dict(name=settings.method, rank=settings.rank, alpha=settings.alpha, scope=settings.scope,
-                       sites=adapter.site_names, parameters=adapter.size),
-        "bank": dict(first_seed=FIRST_TRAINING_SEED, samples=settings.samples, classes=settings.classes,
-                     key=bank_key),
+                       sites=adapter.site_names, parameters=adapter.size, prompt=adapter.prompt),
+        "bank": dict(first_seed=request.first_seed, samples=settings.samples, classes=settings.classes,
+                     key=request.key),
         "training": dict(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate,
                          seed=settings.seed, status="started"),
         "request": settings.as_dict(),
@@ -336,12 +381,12 @@ def _write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     write_csv(folder / "samples.csv", evaluation.rows)
     seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
     name, prediction = probe.intrinsic.name, probe.predict(seeds)
-    taught = probe.intrinsic.to_map(probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)))
-                                    .target(slice(0, len(seeds))))
+    judged = probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)), against=probe.record["request"]["against"])
+    taught = probe.intrinsic.to_map(judged.target(slice(0, len(seeds))))
     primary = evaluation.metrics["primary"]
     unit = evaluation.metrics["metrics"][primary]["unit"]
     captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
-    picture = sheet({"image": prediction.image, "teacher": display(name, taught),
+    picture = sheet({"image": prediction.image, evaluation.metrics["against"].partition(" ")[0]: display(name, taught),
                      "probe": display(name, prediction.map, like=taught)}, folder / "samples.png", captions=captions)
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
     write_json(folder / "metrics.json", evaluation.metrics)

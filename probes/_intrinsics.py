@@ -38,6 +38,7 @@ class Intrinsic:
         protocol: name of the default metric protocol
         description: unit and frame, one line
         options: of encode and decode; kept in the probe's record
+        prompt: what a generator that reads text is told; the name by default
     """
 
     name: str
@@ -48,6 +49,7 @@ class Intrinsic:
     protocol: str
     description: str
     options: dict = field(default_factory=dict)
+    prompt: str | None = None
 
     def with_options(self, options: dict) -> Intrinsic:
         """The same with some options replaced. Raises ValueError for options it does not have."""
@@ -116,10 +118,11 @@ def intrinsics() -> dict[str, Intrinsic]:
 
 register_intrinsic(Intrinsic(
     "normal", 3, lambda x, o: x, lambda x, o: F.normalize(x, dim=1), cosine_l1, "normal-per-image",
-    "unit vectors; x right, y down, z forward, towards the viewer"))
+    "unit vectors; x right, y down, z forward, towards the viewer", prompt="surface normal"))
 register_intrinsic(Intrinsic(
     "depth", 1, _encode_log_depth, _decode_log_depth, F.mse_loss, "depth-metric",
-    "z-depth; logarithmic between near and far", dict(encoding="log", near=0.8, far=9.0)))
+    "z-depth; logarithmic between near and far", dict(encoding="log", near=0.8, far=9.0),
+    prompt="depth map"))
 register_intrinsic(Intrinsic(
     "albedo", 3, _to_signed, lambda x, o: (x.clamp(-1, 1) + 1) / 2, F.mse_loss, "image-rms",
     "diffuse reflectance, sRGB-encoded, [0, 1]"))

@@ -19,10 +19,11 @@ from generators import Generator, State
 from generators._base import check_classes
 from generators._names import unknown
 
-from ._bank import Bank, Request, batch_size, open_bank
+from ._bank import Bank, Request, batch_size, drawn, open_bank
 from ._controls import CLOSED_FORM, Trivial
 from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
+from .data import Data, get_data
 from .metrics import get_protocol, summarise
 from .teachers import Teacher, get_teacher
 
@@ -35,10 +36,10 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a probe says about some seeds.
+    """What a probe says about some seeds, or some images of its data.
 
     Args:
-        image: the generator's own image, adapters off, float [N, 3, H, W] in [-1, 1]
+        image: the generator's own image, adapters off, or the one it was given: float [N, 3, H, W] in [-1, 1]
         map: the physical map, float [N, C, H, W]; unit and frame as its intrinsic says
         intrinsic: which
         seeds: of the rows
@@ -86,6 +87,7 @@ class Probe:
         record: the contents of probe.json: everything needed to rebuild and reproduce
         source: draws latents and images; the generator itself, except in the crossed control
         teacher: labels them; looked up by the record's name where it is not given
+        data: images of a generator that is driven by images; looked up likewise
         last_evaluation: what `evaluate` returned last
     """
 
@@ -95,6 +97,7 @@ class Probe:
     record: dict
     source: Generator | None = None
     teacher: Teacher | None = None
+    data: Data | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
     last_evaluation: Evaluation | None = None
 
@@ -113,12 +116,14 @@ class Probe:
         with self.adapter.active():
             return self.generator.to_image(self.generator.forward(state)).float().cpu()
 
-    @torch.no_grad()
-    def draw(self, state: State) -> Tensor:
-        """state -> the untouched generator's image, float [N, 3, H, W] in [-1, 1]."""
-        source = self.drawn_by
-        adapters.disable_all(source)
-        return source.to_image(source.forward(state)).float().clamp(-1, 1).cpu()
+    @property
+    def images(self) -> Data | None:
+        """Where the images come from, for a generator that is driven by them."""
+        if self.data is None and self.generator.driven_by == "images":
+            self.data = get_data(self.record["data"]["name"])
+            if self.data.fingerprint != self.record["data"]["fingerprint"]:
+                raise RunError(f"data: {self.data.name} has changed since this probe was fitted; fit it again")
+        return self.data
 
     def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None) -> Prediction:
         """Images and their intrinsic for `seeds`.
@@ -135,26 +140,30 @@ class Probe:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
         if classes is None and self.classes:
             classes = [self.classes[s % len(self.classes)] for s in seeds]
-        classes = check_classes(self.drawn_by, seeds, classes)
+        if self.images is None:
+            classes = check_classes(self.drawn_by, seeds, classes)
+        elif classes is not None:
+            raise ValueError(f"classes: {self.generator.name} is driven by images; leave classes out")
         images, maps = [], []
         batch = batch_size(self.generator)
         for i in range(0, len(seeds), batch):
             part = classes[i:i + batch] if classes is not None else None
-            state = self.drawn_by.prepare(self.drawn_by.sample(seeds[i:i + batch], part))
-            images.append(self.draw(state))
+            state, image = drawn(self.drawn_by, seeds[i:i + batch], part, self.images)
+            images.append(image.cpu())
             maps.append(self.intrinsic.to_map(self.emit(state)))
         return Prediction(torch.cat(images), torch.cat(maps), self.intrinsic, tuple(seeds))
 
     def evaluate(self, seeds: int | range = 500, controls: Sequence[str] = ("latent", "rgb"),
                  trained_controls: dict[str, Probe] | None = None,
-                 progress: Callable[[str], None] | None = None) -> Evaluation:
-        """Scores the probe against its teacher on seeds it was not fitted on, with controls beside it.
+                 progress: Callable[[str], None] | None = None, against: str | Teacher | None = None) -> Evaluation:
+        """Scores the probe on seeds it was not fitted on, with controls beside it.
 
         Args:
             seeds: how many, from 0; or a range
             controls: closed-form controls to fit on the probe's own bank and score too: "latent", "rgb"
             trained_controls: probes of untrained networks, already fitted, by name
             progress: called with a line at each stage
+            against: the judge: "exact" for the data's exact maps, another teacher, or by default the one it was fitted on
         """
         seeds = range(int(seeds)) if isinstance(seeds, Integral) else seeds
         for name in controls:
@@ -171,13 +180,13 @@ class Probe:
         protocol = get_protocol(self.intrinsic.protocol)
         bank = self.training_bank()
         say(f"scoring {len(seeds)} unseen seeds")
-        held_out = self.bank(seeds)
+        held_out = self.bank(seeds, against=against)
         trivial = Trivial(self.drawn_by, bank)
         scores = self.scores(held_out, self.emit)
         base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state))
         results: dict[str, tuple[Scores, Scores]] = {}
         for name, probe in (trained_controls or {}).items():
-            own = probe.evaluate(seeds, controls=())
+            own = probe.evaluate(seeds, controls=(), against=against)
             columns = protocol.metrics
             results[name] = tuple({m: np.array([r[prefix + m] for r in own.rows]) for m in columns}
                                   for prefix in ("", "trivial_"))
@@ -186,6 +195,7 @@ class Probe:
             control = CLOSED_FORM[name](self.drawn_by, bank)
             results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state)), base)
         metrics = dict(protocol=str(protocol), primary=protocol.primary, seeds=[seeds.start, len(seeds)],
+                       against=held_out.manifest["teacher"],
                        metrics=summarise(protocol, scores, base, results))
         columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
                    **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}
@@ -203,14 +213,21 @@ class Probe:
             found.append(protocol.score(self.intrinsic.to_map(predict(state)), truth))
         return {k: torch.cat([f[k] for f in found]).double().numpy() for k in found[0]}
 
-    def bank(self, seeds: range, dtype: str = "float32") -> Bank:
-        """The stored pairs of `seeds`, drawn by this probe's generator and labelled by its teacher."""
-        teacher = get_teacher(self.teacher or self.record["teacher"]["name"], self.intrinsic.name)
+    def taught_by(self) -> Teacher:
+        """The teacher it was fitted on. Raises RunError if that is another by now."""
+        teacher = get_teacher(self.teacher or self.record["teacher"]["name"], self.intrinsic.name, self.images)
         self.teacher = teacher.to(self.generator.device)
         if teacher.fingerprint != self.record["teacher"]["fingerprint"]:
             raise RunError(f"teacher: {teacher.name} has changed since this probe was fitted (version "
                            f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")
-        return open_bank(Request(self.drawn_by, teacher, self.intrinsic, seeds.start, len(seeds), self.classes, dtype))
+        return teacher
+
+    def bank(self, seeds: range, dtype: str = "float32", against: str | Teacher | None = None) -> Bank:
+        """The stored pairs of `seeds`, drawn by this probe's generator and labelled by its teacher, or by `against`."""
+        teacher = self.taught_by() if against is None else get_teacher(against, self.intrinsic.name, self.images)
+        latents = dtype == "float16" and self.drawn_by.output_space == "latents"
+        return open_bank(Request(self.drawn_by, teacher.to(self.generator.device), self.intrinsic, seeds.start, len(seeds),
+                                 self.classes, dtype, self.images, latents))
 
     def training_bank(self) -> Bank:
         first = self.record["bank"]["first_seed"]
@@ -232,7 +249,7 @@ class Probe:
 
 
 def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None,
-         source: Generator | None = None, teacher: Teacher | None = None) -> Probe:
+         source: Generator | None = None, teacher: Teacher | None = None, data: Data | None = None) -> Probe:
     """Loads a saved probe.
 
     Args:
@@ -242,6 +259,7 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
         name: of the adapter on its generator; by default the intrinsic's name, numbered if it is taken
         source: for a crossed control, the trained generator whose latents and targets it was fitted on
         teacher: what evaluations compare with; by default the registered teacher of the record's name
+        data: images of a generator that is driven by images; by default what the record names
 
     Raises RunError if the folder is incomplete, of another version, or made for another generator.
     """
@@ -267,11 +285,11 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
         source = _rebuilt(about, "pretrained", str(generator.device))
     method = record["method"]
     adapter = adapters.attach(generator, name or free_name(generator, record["intrinsic"]["name"]), rank=method["rank"],
-                              alpha=method["alpha"], sites=method["sites"])
+                              alpha=method["alpha"], sites=method["sites"], prompt=method.get("prompt"))
     adapter.load_state({k.removeprefix("base_model.model."): v for k, v in tensors.items()})
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
     curve = [tuple(point) for point in record["training"].get("curve", [])]
-    return Probe(generator, adapter, intrinsic, record, source, teacher, curve, _evaluation(folder))
+    return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, _evaluation(folder))
 
 
 def _rebuilt(about: dict, weights: str, device: str) -> Generator:

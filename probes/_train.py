@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 
 from adapters import LoRA
 
@@ -56,6 +57,11 @@ class Schedule:
             return self.learning_rate * (step + 1) / warm
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
+    def seeds(self, step: int) -> list[int]:
+        """What the rows of a step's batch draw from, for generators that add noise."""
+        raw = np.random.Philox(key=[self.seed, 1 << 63 | step]).random_raw(self.batch)
+        return [int(value >> 2) for value in raw]
+
     def indices(self, step: int, samples: int) -> np.ndarray:
         """Rows of the bank that step sees: a fresh permutation every epoch, in ascending order within the batch."""
         batch = min(self.batch, samples)
@@ -85,7 +91,7 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
     Args:
         adapter: attached to its generator
         bank: the pairs
-        intrinsic: gives the loss
+        intrinsic: gives the loss of a generator whose output is pixels; in latents it is the mean squared error
         schedule: steps, batch, learning rate, seed
         state_path: where the training state is kept while it runs; taken up if it is there; None keeps none
         identity: of the fit; a state of another identity is refused
@@ -97,6 +103,7 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
         TrainingStateError: the state at `state_path` is damaged or another fit's
     """
     generator, parameters = adapter.generator, adapter.parameters()
+    judge = intrinsic.loss if generator.output_space == "pixels" else F.mse_loss
     values = list(parameters.values())
     optimiser = torch.optim.Adam(values, lr=schedule.learning_rate, betas=(0.9, 0.99), foreach=True)
     step, outcome = 0, Outcome([], 0.0)
@@ -107,10 +114,9 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
     last_save, clock = time.monotonic(), time.monotonic()
     with adapter.active(train=True):
         while step < schedule.steps:
-            state, target = bank.batch(schedule.indices(step, len(bank)))
-            target = generator.to_target(target.to(generator.device))
-            prediction, target = generator.regress(state, target)
-            loss = intrinsic.loss(prediction, target)
+            state, target = bank.lesson(schedule.indices(step, len(bank)))
+            prediction, target = generator.regress(state, target.to(generator.device), schedule.seeds(step)[:len(target)])
+            loss = judge(prediction, target)
             value = loss.item()
             if not math.isfinite(value):
                 with torch.no_grad():

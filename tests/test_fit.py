@@ -130,9 +130,9 @@ def test_classes_decide_what_is_drawn_and_are_recorded(family, tmp_path):
     record = json.loads((tmp_path / "probe.json").read_text())
     assert record["bank"]["classes"] == record["request"]["classes"] == [2, 0]
     state = generator.prepare(generator.sample(range(4), [2, 0, 2, 0]))
-    assert torch.equal(probe.predict(range(4)).image, probe.draw(state))
+    assert torch.equal(probe.predict(range(4)).image, generator.image(state))
     assert torch.equal(probes.load(tmp_path, generator).predict([1], [1]).image,
-                       probe.draw(generator.prepare(generator.sample([1], [1]))))
+                       generator.image(generator.prepare(generator.sample([1], [1]))))
     drawn = next(iter(probe.training_bank().state(slice(0, 4)).values()))
     seeds = range(record["bank"]["first_seed"], record["bank"]["first_seed"] + 4)
     wanted = next(iter(generator.prepare(generator.sample(seeds, [[2, 0][s % 2] for s in seeds])).values()))

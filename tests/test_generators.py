@@ -1,7 +1,7 @@
 """What every generator promises, checked on the one table of families."""
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, states
 
 import adapters
 import generators
@@ -14,7 +14,7 @@ def generator(request):
 
 @pytest.fixture
 def state(generator):
-    return generator.prepare(generator.sample(range(3)))
+    return states(generator, range(3))
 
 
 def image(generator, state):
@@ -23,7 +23,7 @@ def image(generator, state):
 
 
 def test_a_seed_draws_the_same_image_in_any_batch(generator, state):
-    alone = generator.prepare(generator.sample([2]))
+    alone = states(generator, [2])
     for name, value in state.items():
         torch.testing.assert_close(alone[name][0], value[2])
     assert image(generator, state).shape == (3, 3, generator.resolution, generator.resolution)
@@ -57,7 +57,7 @@ def test_only_the_active_adapter_is_trained_and_heard(generator, state):
     before = image(generator, state)
     with first.active(train=True):
         assert torch.equal(image(generator, state), before)
-        generator.regress(state, before)[0].square().mean().backward()
+        generator.regress(state, generator.to_target(before))[0].square().mean().backward()
     trained = {p for p in first.parameters().values()}
     assert all((p.grad is not None) == (p in trained) for p in generator.network.parameters())
     assert not any(p.requires_grad for p in generator.network.parameters())
@@ -67,10 +67,12 @@ def test_controls_differ_but_have_the_same_shape(generator, state):
     fresh, again, other = generator.randomised(0), generator.randomised(0), generator.randomised(1)
     assert fresh.fingerprint == again.fingerprint != generator.fingerprint
     assert other.fingerprint != fresh.fingerprint and fresh.weights == "random:0"
-    own = fresh.prepare(fresh.sample(range(3)))
-    assert all(own[name].shape == value.shape and not torch.equal(own[name], value) for name, value in state.items())
+    own = states(fresh, range(3))
+    same = generator.driven_by == "images"             # what comes from outside is the control's too
+    assert all(own[name].shape == value.shape and torch.equal(own[name], value) == same for name, value in state.items())
+    assert not torch.allclose(image(fresh, state), image(generator, state), atol=1e-2)
     crossed = generator.crossed(0)
-    torch.testing.assert_close(crossed.prepare(crossed.sample(range(3))), state)
+    torch.testing.assert_close(states(crossed, range(3)), state)
     assert not torch.allclose(image(crossed, state), image(generator, state), atol=1e-2)
 
 
@@ -82,8 +84,14 @@ def test_bad_scopes_ranks_and_classes_are_named(generator):
     adapters.attach(generator, "a")
     with pytest.raises(ValueError, match="name"):
         adapters.attach(generator, "a")
-    with pytest.raises(ValueError, match="classes"):
-        generator.sample(range(2), classes=[99, 0])
+    if generator.driven_by == "noise":
+        with pytest.raises(ValueError, match="classes"):
+            generator.sample(range(2), classes=[99, 0])
+        with pytest.raises(TypeError, match="driven by noise"):
+            generator.encode(torch.zeros(1, 3, 32, 32))
+    else:
+        with pytest.raises(TypeError, match="driven by images"):
+            generator.sample(range(2))
 
 
 def test_a_generator_is_rebuilt_from_its_options(generator):

@@ -316,7 +316,7 @@ def test_public_table_is_complete_and_spells_the_known_addresses():
 
 
 def test_normalisation_in_bfloat16_has_the_gradient_of_torchs_own():
-    from generators.vqgan._norm import GroupNorm, adopt
+    from generators._group_norm import GroupNorm, adopt
 
     rng = torch.Generator().manual_seed(0)
     x = (2 * torch.randn(3, 32, 6, 5, generator=rng) + 0.5).bfloat16().contiguous(memory_format=torch.channels_last)

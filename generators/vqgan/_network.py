@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._group_norm import adopt
 from ._config import VQGANConfig
-from ._norm import adopt
 
 
 class GumbelQuantizer(nn.Module):

@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from generators._names import unknown
+
+from ..data import Data
+
+EXACT = "exact"
 
 
 class Teacher(ABC):
@@ -30,6 +34,10 @@ class Teacher(ABC):
     def label(self, image: Tensor, intrinsic: str) -> Tensor:
         """image: float [N, 3, H, W] in [-1, 1] -> physical map [N, C, H, W] (see `probes._intrinsics`)."""
 
+    def label_indexed(self, image: Tensor, intrinsic: str, indices: Sequence[int]) -> Tensor:
+        """`label`, for a teacher that knows the images by their number rather than by looking."""
+        return self.label(image, intrinsic)
+
     def options(self, intrinsic: str) -> dict:
         """Options of the intrinsic's encoding that this teacher decides: for depth, `near` and `far`."""
         return {}
@@ -48,6 +56,39 @@ class Teacher(ABC):
         return self
 
 
+class Exact(Teacher):
+    """No teacher at all: the exact maps of data that has them. As a teacher, what is fitted knows the truth; as a judge, skill
+    is against the truth.
+
+    Raises ValueError for data without exact maps.
+    """
+
+    name, licence = EXACT, "as the data"
+
+    def __init__(self, data: Data | None):
+        if data is None or not data.exact:
+            of = "a generator that draws its own images" if data is None else data.name
+            raise ValueError(f"teacher: nobody knows the exact maps of {of}; name a teacher that looks at the images")
+        self.data, self.intrinsics, self.worlds = data, data.exact, (data.world,)
+        self.version = data.fingerprint[:8]
+
+    def label(self, image: Tensor, intrinsic: str) -> Tensor:
+        raise TypeError("teacher: the exact maps go by an image's number, not by its pixels; use label_indexed")
+
+    def label_indexed(self, image: Tensor, intrinsic: str, indices: Sequence[int]) -> Tensor:
+        return self.data.truth(indices, image.shape[-1], intrinsic)
+
+    def options(self, intrinsic: str) -> dict:
+        return self.data.options(intrinsic)
+
+    def exact_errors(self, intrinsic: str) -> dict[str, float]:
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"exact {self.data.fingerprint}".encode()).hexdigest()
+
+
 _FACTORIES: dict[str, Callable[[], Teacher]] = {}
 _ABOUT: dict[str, str] = {}
 _DEFAULTS = {"scenes": "scenes", "photographs": "retinex"}
@@ -60,11 +101,14 @@ def register_teacher(name: str, factory: Callable[[], Teacher], about: str = "")
     _FACTORIES[name], _ABOUT[name] = factory, about
 
 
-def get_teacher(teacher: str | Teacher, intrinsic: str) -> Teacher:
-    """By name, or the teacher itself. Raises UnknownNameError, or ValueError if it cannot label `intrinsic`."""
-    if isinstance(teacher, str):
+def get_teacher(teacher: str | Teacher, intrinsic: str, data: Data | None = None) -> Teacher:
+    """By name, or the teacher itself; "exact" is what `data` knows. Raises UnknownNameError, or ValueError if it cannot label
+    `intrinsic`."""
+    if teacher == EXACT:
+        teacher = Exact(data)
+    elif isinstance(teacher, str):
         if teacher not in _FACTORIES:
-            raise unknown("teacher", teacher, _FACTORIES)
+            raise unknown("teacher", teacher, teachers())
         teacher = _FACTORIES[teacher]()
     if intrinsic not in teacher.intrinsics:
         raise ValueError(f"teacher: {teacher.name} cannot label {intrinsic}, only {', '.join(teacher.intrinsics)}; "
@@ -83,7 +127,7 @@ def default_teacher(world: str) -> str:
 
 def teachers() -> dict[str, str]:
     """{name: one line about it} of every registered teacher."""
-    return dict(_ABOUT)
+    return {**_ABOUT, EXACT: "no teacher: the exact maps of data that has them"}
 
 
 def _register_builtin() -> None:

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..data.scenes import DEPTH_RANGE
 from ._base import Teacher
-from ._scenes_net import DEPTH_RANGE, ScenesNet, decode
+from ._scenes_net import ScenesNet, decode
 
 _FILES = Path(__file__).parent / "embedded"
 

@@ -6,7 +6,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEPTH_RANGE = (0.8, 9.0)  # metres; what the depth channel can say
+from ..data.scenes import DEPTH_RANGE
+
 _LOG = (math.log(DEPTH_RANGE[0]), math.log(DEPTH_RANGE[1]))
 
 

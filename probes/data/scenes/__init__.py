@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ._render import chunk_size, render_arrays
-from ._sample import sample
+from ._sample import DEPTH_RANGE, sample
 
-__all__ = ["render", "sample"]
+__all__ = ["DEPTH_RANGE", "render", "sample"]
 
 
 @torch.no_grad()

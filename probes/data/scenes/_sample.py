@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+DEPTH_RANGE = (0.8, 9.0)  # metres; what depth encodings of this world can say
 QUADRICS = 3  # solids of revolution: ball, egg, cylinder, cone, frustum, waisted vase, dome
 BOXES = 2
 _DRAWS = 320

@@ -1,0 +1,137 @@
+"""The containers: .safetensors, torch's .bin, and PEFT's folder -> named tensors. Nothing they contain is executed."""
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generators.checkpoints import CheckpointError, UnsafePickleError
+
+DIFFUSERS, PEFT, PEFT_CONFIG = "pytorch_lora_weights", "adapter_model", "adapter_config.json"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """tensors by key; the text of the header; PEFT's configuration, where the container has one beside the tensors."""
+
+    file: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    config: dict[str, Any] | None
+
+
+def open_lora(path: Path) -> Opened:
+    """Raises FileNotFoundError, CheckpointError or UnsafePickleError, naming the file."""
+    file = _file_of(path)
+    config_file = file.parent / PEFT_CONFIG
+    config, metadata = None, {}
+    if file.stem == PEFT:
+        if not config_file.is_file():
+            raise CheckpointError(f"{file}: {PEFT_CONFIG} should lie beside it and does not; without it the scale (lora_alpha) "
+                                  "of the LoRA is not known. Download the whole folder.")
+        text = config_file.read_text(encoding="utf-8", errors="replace")
+        config, metadata = _json(text, config_file, "its content"), {PEFT_CONFIG: text}
+    with open(file, "rb") as stream:
+        head = stream.read(16)
+    if head[8:9] == b"{":
+        tensors, header = _safetensors(file)
+        return Opened(file, tensors, {**header, **metadata}, config)
+    return Opened(file, _pickle(file, head), metadata, config)
+
+
+def adapter_metadata(opened: Opened) -> dict[str, Any] | None:
+    """PEFT's configuration of the U-Net: from its own file, or where diffusers keeps it, in the header."""
+    if opened.config is not None:
+        return opened.config
+    text = opened.metadata.get("lora_adapter_metadata")
+    if text is None:
+        return None
+    every = _json(text, opened.file, "lora_adapter_metadata in its header")
+    own = {name.removeprefix("unet."): value for name, value in every.items() if name.startswith("unet.")}
+    if own or any(name.startswith("text_encoder") for name in every):
+        return own or None
+    return every                    # as UNet2DConditionModel.save_lora_adapter writes it
+
+
+def _file_of(path: Path) -> Path:
+    """The file itself, or that of a folder: PEFT's, then diffusers', then the only one there is."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such LoRA; give a .safetensors or .bin, or the folder it is in")
+    for stem in (PEFT, DIFFUSERS):
+        for suffix in SUFFIXES[:2]:
+            if (path / (stem + suffix)).is_file():
+                return path / (stem + suffix)
+    found = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix in SUFFIXES)
+    if len(found) != 1:
+        what = f"{len(found)}: {', '.join(entry.name for entry in found[:5])}" if found else "none"
+        raise CheckpointError(f"{path}: expected {DIFFUSERS}.safetensors, {PEFT}.safetensors with {PEFT_CONFIG}, or one "
+                              f".safetensors or .bin in the folder; there is {what}. Give the file itself.")
+    return found[0]
+
+
+def _safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is truncated or not a .safetensors file ({error}); download it again.") from error
+
+
+def _pickle(file: Path, head: bytes) -> dict[str, Tensor]:
+    if head[:2] != b"PK" and head[:1] != b"\x80":
+        kind = {b"<": "a web page, perhaps what a server sends instead of a download", b"": "empty",
+                b"v": "perhaps the pointer of a Git LFS file"}.get(head[:1], "of an unknown format")
+        raise CheckpointError(f"{file} is {kind}; expected a LoRA as .safetensors or as torch saves it. Download it again.")
+    try:
+        if head[:2] == b"PK":
+            with zipfile.ZipFile(file) as archive:              # torch stores; a compressed archive may unfold to any size
+                if packed := [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]:
+                    raise CheckpointError(f"{file}: {packed[0]:.80} in it is compressed, which torch never does; if it is an "
+                                          "archive with the LoRA in it, unpack it.")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:                     # torch's own message suggests loading without the guard
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for the global `{asked[1]}`" if asked else "is not a pickle of tensors and plain containers"
+        raise UnsafePickleError(f"{file} {what}: no LoRA needs this. It was tampered with, damaged, or is something else; "
+                                "nothing of it was run. Look for the same LoRA as .safetensors.") from error
+    except CheckpointError:
+        raise
+    except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError) as error:
+        raise CheckpointError(f"{file} is truncated or damaged ({type(error).__name__}: {str(error)[:200]}); download it "
+                              "again.") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} holds no state_dict: expected tensors by name, got a {type(content).__name__}; give the "
+                              "file that holds the LoRA's weights alone.")
+    if odd := [key for key, value in content.items() if value.layout != torch.strided or value.device.type != "cpu"]:
+        raise CheckpointError(f"{file}: {odd[0]!r:.200} is no plain tensor; expected numbers stored one by one.")
+    # A tensor may claim one stored number a billion times; what is copied from a file has to be in it.
+    claimed = sum(value.numel() * value.element_size() for value in content.values())
+    if claimed > file.stat().st_size:
+        raise CheckpointError(f"{file}: its tensors claim {claimed} bytes, more than the file has; it was tampered with.")
+    return {str(key): value for key, value in content.items()}
+
+
+def _json(text: str, file: Path, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: {what} is not JSON ({str(error)[:100]}); download it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: {what} is not a JSON object; download it again.")
+    return value
