@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._base import Generator, State
 from .._group_norm import adopt
@@ -78,7 +78,7 @@ class StableDiffusion(Generator):
         elif network.unet.conv_in.in_channels != config.latent_channels:
             raise ValueError(f"mode: the U-Net of {name} takes {network.unet.conv_in.in_channels} channels, which is no "
                              "single-step predictor; pass mode='multi'")
-        adopt(network.unet).to(_PRECISIONS[precision])
+        nn.Module.to(adopt(network.unet), _PRECISIONS[precision])      # diffusers' own warns of what does not happen here
         if checkpointing:
             network.unet.enable_gradient_checkpointing()
         self._prompt, self._embeddings = "", {}

@@ -32,6 +32,8 @@ class MultiStep:
             raise ValueError(f"guidance: expected a number of at least 0, 1 for none, got {guidance!r}")
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale: expected a number in [0, 1], got {rescale!r}")
+        from diffusers import DDPMScheduler
+
         kind = config.scheduler["prediction_type"]
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"mode: a U-Net that predicts {kind!r} cannot be run in several steps; only epsilon and "
@@ -46,7 +48,8 @@ class MultiStep:
         self.noise_schedule = {k: config.scheduler[k] for k in ("num_train_timesteps", "beta_start", "beta_end",
                                                                 "beta_schedule")}
         self.zero_snr = zero_snr
-        self.alphas_cumprod = self._scheduler().alphas_cumprod
+        # The solver keeps a trace of signal at the end, where its logarithm would be infinite; training has none.
+        self.alphas_cumprod = DDPMScheduler(**self.noise_schedule, rescale_betas_zero_snr=zero_snr).alphas_cumprod
 
     def _scheduler(self):
         from diffusers import DPMSolverMultistepScheduler

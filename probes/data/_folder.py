@@ -27,7 +27,7 @@ class ImageFolder(Data):
         self.count = len(self.paths)
 
     def images(self, indices: Sequence[int], size: int) -> Tensor:
-        return torch.cat([fit(read_image(self.paths[i]), size=size, policy="square").pixels for i in indices])
+        return torch.stack([fit(read_image(self.paths[i]), size=size, policy="square").pixels for i in indices])
 
     @cached_property
     def fingerprint(self) -> str:
