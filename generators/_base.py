@@ -66,11 +66,16 @@ class Generator(ABC):
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
         """Inputs for `prepare` of a generator that is driven by noise: one per seed, and the same for a seed whatever the
         batch it comes in."""
-        raise TypeError(f"seeds: {self.name} is driven by {self.driven_by}; give images instead")
+        raise ValueError(f"seeds: {self.name} is driven by {self.driven_by}; give images instead")
+
+    @property
+    def multiple(self) -> int:
+        """What both sides of an image must be multiples of, where it is driven by images."""
+        return 1
 
     def encode(self, images: Tensor) -> State:
         """Inputs for `prepare` of a generator that is driven by images: float [N, 3, H, W] in [-1, 1]."""
-        raise TypeError(f"images: {self.name} is driven by {self.driven_by} and draws its own; give seeds instead")
+        raise ValueError(f"images: {self.name} is driven by {self.driven_by} and draws its own; give seeds instead")
 
     def prepare(self, source: State) -> State:
         """The frozen prefix: what `sample` returned -> batch-first tensors that no adapter influences. The identity where

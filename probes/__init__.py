@@ -13,6 +13,7 @@ from ._intrinsics import Intrinsic as Intrinsic
 from ._intrinsics import get_intrinsic as get_intrinsic
 from ._intrinsics import intrinsics as intrinsics
 from ._intrinsics import register_intrinsic as register_intrinsic
+from ._photos import PhotoPrediction as PhotoPrediction
 from ._probe import Evaluation as Evaluation
 from ._probe import Prediction as Prediction
 from ._probe import Probe as Probe

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -23,6 +24,7 @@ from ._bank import Bank, Request, batch_size, drawn, open_bank
 from ._controls import CLOSED_FORM, Trivial
 from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
+from ._photos import PhotoPrediction, predict_photos
 from .data import Data, get_data
 from .metrics import get_protocol, summarise
 from .teachers import Teacher, get_teacher
@@ -125,16 +127,26 @@ class Probe:
                 raise RunError(f"data: {self.data.name} has changed since this probe was fitted; fit it again")
         return self.data
 
-    def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None) -> Prediction:
-        """Images and their intrinsic for `seeds`.
+    def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None, images: Any = None,
+                size: int | None = None, policy: str = "resize") -> Prediction | list[PhotoPrediction]:
+        """Images and their intrinsic for `seeds`; or, of a generator that is driven by images, the intrinsic of `images`.
 
         Args:
-            seeds: any numbers
+            seeds: any numbers; of a generator that is driven by images, which of its data's
             classes: of a conditional generator: one label for all, or one for each seed; by default those that the probe
                 was fitted on, in turn
+            images: photographs: a folder, a path, a pattern, a Pillow image, an array, a tensor, or a list of these (see
+                `probes.images`); of any size, and the map comes at that size
+            size: of an image's shorter side as the generator sees it; by default what it was fitted on
+            policy: how an image is brought to that: "resize", "square" or "native" (see `probes.images.fit`)
 
-        Raises ValueError for an empty list of seeds, or classes the generator does not have.
+        Returns a Prediction, or a list of PhotoPrediction for `images`.
+
+        Raises ValueError for an empty list of seeds, or classes the generator does not have; ImageError, a ValueError, for
+        what is no image.
         """
+        if images is not None:
+            return list(predict_photos(self, images, size, policy))
         seeds = [int(s) for s in seeds]
         if not seeds:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")

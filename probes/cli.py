@@ -9,11 +9,11 @@ from typing import Literal
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 
-def list_(what: Literal["generators", "intrinsics", "teachers", "methods", "protocols"]) -> None:
+def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods", "protocols"]) -> None:
     """Lists what there is by name.
 
     Args:
-        what: generators, intrinsics, teachers, methods or protocols
+        what: generators, intrinsics, teachers, data, methods or protocols
     """
     from rich.console import Console
     from rich.table import Table
@@ -42,32 +42,60 @@ def convert(source: str, target: str, overwrite: bool = False, yaml: str | None 
     print(f"{done.destination}: {done.family}, {done.parameters:,} parameters")
 
 
-def predict(run: str, seeds: int = 8, first_seed: int = 0, classes: list[int] | None = None,
-            output: str = "prediction.png", device: str = "cpu") -> None:
-    """Draws images and their intrinsic with a saved probe.
+def predict(run: str, images: list[str] = [], seeds: int = 8, first_seed: int = 0,  # noqa: B006
+            classes: list[int] | None = None, output: str | None = None, formats: list[str] = ["npy", "png"],  # noqa: B006
+            size: int | None = None, policy: str = "resize", overwrite: bool = False, device: str = "cpu") -> None:
+    """Draws images and their intrinsic with a saved probe, or the intrinsic of photographs.
 
     Args:
         run: folder that `probes fit` wrote
-        seeds: how many
+        images: photographs, folders of them, patterns; for probes of generators that are driven by images
+        seeds: without images: how many
         first_seed: the first of them
         classes: of a conditional generator, one label for all or one for each seed
-        output: a .png to look at; the map itself goes beside it as .npy, float32
+        output: without images a .png to look at, prediction.png by default, the map itself beside it as .npy, float32;
+            with images a folder, predictions by default, in which what is there already is kept
+        formats: with images: npy, exr, png16, png
+        size: with images: of the shorter side as the generator sees it; by default what it was fitted on
+        policy: with images: resize, square or native
+        overwrite: with images: make again what is there
         device: cpu or cuda
     """
+    from ._probe import load
+
+    probe = load(run, device=device)
+    if images:
+        _predict_photos(probe, images, output or "predictions", formats, size, policy, overwrite)
+        return
     import io
 
     import numpy as np
 
     from ._files import write_bytes_atomically
-    from ._probe import load
 
-    prediction = load(run, device=device).predict(range(first_seed, first_seed + seeds), classes)
+    output = output or "prediction.png"
+    prediction = probe.predict(range(first_seed, first_seed + seeds), classes)
     prediction.save_picture(output)
     array = io.BytesIO()
     np.save(array, prediction.map.numpy())
     beside = write_bytes_atomically(Path(output).with_suffix(".npy"), array.getvalue())
     print(f"{output}, {beside}: {prediction.intrinsic.name} of seeds {first_seed} … {first_seed + seeds - 1} "
           f"({prediction.intrinsic.description})")
+
+
+def _predict_photos(probe, images: list[str], output: str, formats: list[str], size: int | None, policy: str,
+                    overwrite: bool) -> None:
+    from ._console import Reporter
+    from ._photos import predict_folder
+
+    reporter = Reporter()
+    with reporter.bar("photographs") as update:
+        written, failed = predict_folder(probe, images, output, formats, size, policy, overwrite, update, reporter.say)
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"{output}: {probe.intrinsic.name} of {written} photographs ({probe.intrinsic.description})")
+    if failed:
+        raise ValueError(f"{len(failed)} of the images could not be read; the others are done")
 
 
 def evaluate(run: str, seeds: int = 500, controls: list[str] = ["latent", "rgb"],  # noqa: B006
@@ -109,6 +137,12 @@ def _teachers():
     return list(teachers().items())
 
 
+def _data():
+    from .data import known_data
+
+    return [*known_data().items(), ("FOLDER", "the images in a folder of yours; a fifth is held out")]
+
+
 def _methods():
     return [("lora", "low-rank update of the sites' weights (PEFT)")]
 
@@ -119,12 +153,13 @@ def _protocols():
     return [(str(p), ", ".join(p.metrics), p.description) for p in protocols().values()]
 
 
-_ROWS: dict[str, Callable] = dict(generators=_generators, intrinsics=_intrinsics, teachers=_teachers, methods=_methods,
-                                  protocols=_protocols)
+_ROWS: dict[str, Callable] = dict(generators=_generators, intrinsics=_intrinsics, teachers=_teachers, data=_data,
+                                  methods=_methods, protocols=_protocols)
 _COLUMNS = dict(
     generators=[("name", True), ("family", True), ("size", True), ("kind", True), ("about; licence", False)],
     intrinsics=[("name", True), ("channels", True), ("unit and frame", False)],
-    teachers=[("name", True), ("about", False)], methods=[("name", True), ("about", False)],
+    teachers=[("name", True), ("about", False)], data=[("name", True), ("about", False)],
+    methods=[("name", True), ("about", False)],
     protocols=[("name", True), ("metrics", False), ("definition", False)])
 
 
@@ -139,7 +174,10 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
     for name, (function, positional) in commands.items():
         own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
         own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
-        own.add_function_arguments(function, as_group=False, as_positional=positional)
+        several = {"images"} if function is predict else set()            # photographs follow the run, without --images
+        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several)
+        if several:
+            own.add_argument("images", type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 

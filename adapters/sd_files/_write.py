@@ -30,9 +30,10 @@ def write_lora(path: str | os.PathLike, state: Mapping[str, Tensor], rank: int, 
         state: {`unet.MODULE.lora_A.weight`: [rank, in, …], `….lora_B.weight`: [out, rank, …]}
         rank: of every site
         alpha: the update is alpha / rank · B A
-        style: "diffusers" for `pipe.load_lora_weights(folder)` and `unet.load_lora_adapter(folder, prefix="unet")`: alpha is
-            in the header, where diffusers reads it since 0.34; readers that do not take alpha for rank, as most adapters
-            have it. "comfyui" for ComfyUI, AUTOMATIC1111 and kohya's scripts (diffusers loads it too): an `.alpha` a site
+        style: "diffusers" for `pipe.load_lora_weights(folder)`, or of a U-Net alone
+            `unet.load_lora_adapter(folder, prefix="unet", use_safetensors=True)`. alpha is in the header, where diffusers looks
+            since 0.34; what does not look there takes the rank for it, which is right for adapters made without an alpha.
+            "comfyui" for ComfyUI, AUTOMATIC1111 and kohya's scripts, with an `.alpha` a site; diffusers loads it too
         metadata: more text for the header, e.g. what the probe predicts and its prompt
         overwrite: replace an existing file
 

@@ -90,6 +90,10 @@ class StableDiffusion(Generator):
             return dict(samples=2048, steps=1500, batch=8, learning_rate=2e-3)
         return dict(samples=4000, steps=15000 if self.mode == "single" else 30000, batch=4, learning_rate=1e-4)
 
+    @property
+    def multiple(self) -> int:
+        return self.network.config.factor
+
     def encode(self, images: Tensor) -> State:
         """images: float [N, 3, H, W] in [-1, 1], H and W multiples of the VAE's factor.
 

@@ -15,7 +15,6 @@ import numpy as np
 
 _TOP = 65535
 _SLACK = 1e-3
-ROWS = 128  # a strip
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ def coding(values: np.ndarray, intrinsic: str) -> Coding:
     return Coding(scale, low - scale, True)
 
 
-def strips(values: np.ndarray) -> Iterator[np.ndarray]:
-    """[C, H, W] a few rows at a time."""
-    for row in range(0, values.shape[1], ROWS):
-        yield values[:, row:row + ROWS]
+def strips(values: np.ndarray, rows: int = 128) -> Iterator[np.ndarray]:
+    """[C, H, W] a few rows at a time: what keeps the peak of memory near the map's own size."""
+    for row in range(0, values.shape[1], rows):
+        yield values[:, row:row + rows]
 
 
 def _ends(values: np.ndarray) -> tuple[float, float, bool]:

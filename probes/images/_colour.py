@@ -37,7 +37,9 @@ class SRGB:
                 self.note = f"its colour profile is for {space}, the picture is {image.mode}; sRGB was assumed"
                 return
             self._mode = mode
-            self._transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+            # LittleCMS's shortened grey curves are 10 levels off in the darks
+            flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+            self._transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
             self.note = f"its colour profile is damaged ({error}); sRGB was assumed"
             return
@@ -53,7 +55,9 @@ class SRGB:
 
 def _plain(mode: str) -> str:
     """The mode of what is left of a picture without its alpha, once widths and palettes are gone."""
-    return {"1": "L", "L": "L", "LA": "L", "La": "L", "I": "L", "CMYK": "CMYK"}.get(mode, "L" if mode.startswith("I;16") else "RGB")
+    if mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16"):
+        return "L"
+    return "CMYK" if mode == "CMYK" else "RGB"
 
 
 def _moves(apply, mode: str) -> bool:

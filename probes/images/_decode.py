@@ -64,7 +64,7 @@ def decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | No
     check_size(image.height, image.width, name)
     with reading(name):
         stored = _stored_bits(image)  # loading forgets it
-        image.load()
+        _load(image)
         srgb = SRGB(image)
         result = _sixteen(image, name, stored, srgb, reopen) or _plain(image, name, srgb)
         turn = image.getexif().get(_ORIENTATION, 1)  # after loading: Pillow turns TIFFs itself, and then says 1
@@ -81,6 +81,16 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     if swap:
         array = array.swapaxes(0, 1)
     return array[::-1 if rows else 1, ::-1 if columns else 1]
+
+
+def _load(image: Image.Image) -> None:
+    """Decodes without mapping the file into memory: Pillow's maps of turned, uncompressed TIFFs mix up height and width."""
+    filename = getattr(image, "filename", "")
+    try:
+        image.filename = ""  # what is not known by name is not mapped
+        image.load()
+    finally:
+        image.filename = filename
 
 
 def _stored_bits(image: Image.Image) -> dict:

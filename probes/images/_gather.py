@@ -35,7 +35,8 @@ def gather(items: Any, say: Callable[[str], None] | None = None) -> list:
     if isinstance(items, (str, os.PathLike)):
         return _expand(items, say)
     if not isinstance(items, Iterable) or isinstance(items, (bytes, dict)):
-        raise ImageError(f"images: expected a folder, a path, a pattern, an image or a list of these, got {type(items).__name__}")
+        raise ImageError(f"images: expected a folder, a path, a pattern, an image or a list of these, got "
+                         f"{type(items).__name__}")
     found = []
     for item in items:
         found += _expand(item, say) if isinstance(item, (str, os.PathLike)) else [item]

@@ -37,7 +37,8 @@ def write_png(file: BinaryIO, strips: Iterable[np.ndarray], height: int, width: 
     above = np.zeros((1, width * step), np.uint8)
     for strip in strips:
         if strip.shape[1:] != (width, channels) or strip.dtype.itemsize * 8 != bits:
-            raise ValueError(f"strips: expected {bits} bits of [rows, {width}, {channels}], got {strip.dtype} {list(strip.shape)}")
+            raise ValueError(f"strips: expected {bits} bits of [rows, {width}, {channels}], got {strip.dtype} "
+                             f"{list(strip.shape)}")
         raw = np.ascontiguousarray(strip.astype(">u2" if bits == 16 else "u1")).view(np.uint8).reshape(len(strip), -1)
         packed = packer.compress(_filtered(raw, above, step))
         if packed:

@@ -115,7 +115,8 @@ def _read_tensor(tensor: Tensor, name: str) -> Photo:
     if value.ndim != 3 or value.shape[0] != 3:
         last = value.ndim == 3 and value.shape[2] in (3, 4)
         advice = "tensor.permute(2, 0, 1)[:3]" if last else "tensor.expand(3, -1, -1) for grey, tensor[:3] to leave out alpha"
-        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [3, H, W] or [1, 3, H, W]; use {advice}")
+        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [3, H, W] or [1, 3, H, W]; use "
+                         f"{advice}")
     check_size(value.shape[1], value.shape[2], name)
     if value.dtype == torch.uint8:
         return Photo(value.to("cpu", torch.float32).div_(127.5).sub_(1), name)

@@ -5,9 +5,11 @@ themselves, or, as 16-bit PNG, 1/65535 of their range.
 """
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ FORMATS = {
     "png16": "STEM-16bit.png and STEM-16bit.json: 16-bit PNG and what its codes mean (also in the PNG's text)",
     "png": "STEM.png: an 8-bit picture to look at",
 }
-_RANGE_PIXELS = 4_000_000  # from which on the picture's colour range is taken from a grid of the pixels
+_RANGE_PIXELS = 1_000_000  # of larger maps, a grid of so many pixels decides the picture's range of colours
 _UNITS = {"normal": "", "depth": "m", "albedo": "reflectance, sRGB-encoded", "shading": "sRGB-encoded"}
 
 
@@ -104,7 +106,8 @@ def _array(values: Any, intrinsic: str, channels: int) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 3 or 0 in values.shape or values.shape[0] != channels:
         advice = "; write one image at a time: values[0]" if values.ndim == 4 else ""
-        raise ValueError(f"values: expected {intrinsic} of one image, [{channels}, H, W], got shape {list(values.shape)}{advice}")
+        raise ValueError(f"values: expected {intrinsic} of one image, [{channels}, H, W], got shape {list(values.shape)}"
+                         f"{advice}")
     if values.dtype.kind != "f":
         raise ValueError(f"values: expected the physical map in float32, got {values.dtype}")
     return values.astype(np.float32, copy=False)
@@ -122,10 +125,28 @@ def _write_codes(path: Path, array: np.ndarray, codes: Coding, facts: dict, writ
 
 def _pictures(array: np.ndarray, intrinsic: str) -> Iterator[np.ndarray]:
     """The readable picture in strips, uint8 [rows, W, 3]; one range of colours for all of them."""
-    every = max(1, round((array.shape[1] * array.shape[2] / _RANGE_PIXELS) ** 0.5))
+    every = max(1, ceil((array.shape[1] * array.shape[2] / _RANGE_PIXELS) ** 0.5))
     like = torch.from_numpy(np.ascontiguousarray(array[None, :, ::every, ::every]))
-    # display takes the range from `like` at each call; narrowed to its ends here, that costs nothing the next time
-    like = _ends_only(like, intrinsic)
-    for part in strips(array):
+    for part in strips(array, 256):
         picture = display(intrinsic, np.ascontiguousarray(part)[None], like=like)[0]
         yield picture.add_(1).mul_(127.5).add_(0.5).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _openexr():
+    try:
+        import OpenEXR
+    except ImportError:
+        raise ValueError("formats: exr needs the OpenEXR package; `pip install OpenEXR`, or choose npy") from None
+    return OpenEXR
+
+
+def _write_exr(openexr, path: Path, array: np.ndarray, facts: dict) -> None:
+    """The values as they are; an albedo's are sRGB-encoded, which the text in the header says."""
+    names = "RGB" if len(array) == 3 else "Z" if facts["intrinsic"] == "depth" else "Y"
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage, "probes-map": json.dumps(facts)}
+    with writing(path) as temporary:
+        try:
+            openexr.File(header, {name: np.ascontiguousarray(plane) for name, plane in zip(names, array, strict=True)}).write(
+                str(temporary))
+        except RuntimeError as error:  # how OpenEXR tells a full disk
+            raise OSError(errno.EIO, str(error)) from error
