@@ -53,14 +53,15 @@ def adapt(network: nn.Module, names: Sequence[str], perturb: Callable[[str], boo
                 value.copy_(0.1 * torch.randn(value.shape, generator=generator))
 
 
-def training_step(draw: Callable[[], Tensor], target: Tensor, network: nn.Module) -> Step:
+def training_step(draw: Callable[[], Tensor], target: Tensor | None, network: nn.Module,
+                  loss: Callable[[Tensor, Tensor], Tensor] = normals_loss) -> Step:
     learning = [p for p in network.parameters() if p.requires_grad]
 
     def step() -> tuple[Tensor, Tensor]:
         for parameter in learning:
             parameter.grad = None
         image = draw()
-        normals_loss(image.float(), target).backward()
+        loss(image.float(), target).backward()
         return image.detach(), torch.cat([p.grad.flatten() for p in learning])
 
     return step

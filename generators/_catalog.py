@@ -89,7 +89,8 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         family = package(checkpoint.family)
         _check_options(family.GENERATOR, checkpoint.family, options)
         built = family.build(name, checkpoint, world=world, **options)
-        address = name if str(generator) in catalog() else str(Path(generator).resolve())
+        known = str(generator) in catalog() or not Path(generator).exists()       # on the hub
+        address = name if known else str(Path(generator).resolve())
         origin = {"config": str(Path(config).resolve())} if config else {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
@@ -116,13 +117,21 @@ def _locate(generator: str | Path) -> tuple[str, Path, Path | None, str]:
     if entry is None:
         path = Path(generator)
         if path.suffix not in _SUFFIXES and not path.exists():
-            raise unknown("generator", str(generator), catalog(), "probes list generators")
+            from .stable_diffusion._hub import is_hub_id, resolve
+
+            if not is_hub_id(str(generator)):
+                raise unknown("generator", str(generator), catalog(), "probes list generators")
+            return str(generator), resolve(str(generator)), None, "photographs"
         return path.name, path, None, "photographs"
     if entry.kind == "embedded":
         return entry.name, Path(entry.source), None, entry.world
     from ._download import fetch
 
     known = public()[entry.name]
+    if known.family == "stable-diffusion":
+        from .stable_diffusion._hub import resolve
+
+        return entry.name, resolve(known.url), None, entry.world
     suffix = ".ckpt" if known.family == "vqgan" else ".pkl"
     config = fetch(known.config_url, filename=f"{entry.name}.yaml") if known.config_url else None
     return entry.name, fetch(known.url, sha256=known.sha256, filename=entry.name + suffix), config, entry.world

@@ -4,7 +4,8 @@ A physical map (what a teacher returns, what metrics score) is float [N, C, H, W
 
     normal   C=3  unit vectors, camera frame x right, y down, z forward, towards the viewer: a wall that faces the camera
                   is (0, 0, -1), a floor (0, -1, 0) (Omnidata-v2's frame)
-    depth    C=1  z-depth in metres, or in whatever unit the teacher declares
+    depth    C=1  z-depth in metres, or in whatever unit the teacher declares; with the encoding "relative", [0, 1] between an
+                  image's nearest and farthest point
     albedo   C=3  sRGB-encoded diffuse reflectance in [0, 1]
     shading  C=1  sRGB-encoded achromatic shading in [0, 1]
 
@@ -75,16 +76,19 @@ def cosine_l1(prediction: Tensor, target: Tensor) -> Tensor:
     return (1 - (prediction * target).sum(1) * norms).mean() + (prediction - target).abs().mean()
 
 
-def _encode_log_depth(depth: Tensor, options: dict) -> Tensor:
+def _encode_depth(depth: Tensor, options: dict) -> Tensor:
+    if options["encoding"] == "relative":
+        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
+        return (depth - low) / (high - low).clamp_min(1e-6) * 2 - 1
     near, far = options["near"], options["far"]
     x = depth.clamp(near, far).log()
     return (x - math.log(near)) / math.log(far / near) * 2 - 1
 
 
-def _decode_log_depth(image: Tensor, options: dict) -> Tensor:
+def _decode_depth(image: Tensor, options: dict) -> Tensor:
     near, far = options["near"], options["far"]
     x = (image.mean(1, keepdim=True).clamp(-1, 1) + 1) / 2
-    return (x * math.log(far / near) + math.log(near)).exp()
+    return x if options["encoding"] == "relative" else (x * math.log(far / near) + math.log(near)).exp()
 
 
 def _to_signed(x: Tensor, options: dict) -> Tensor:
@@ -120,8 +124,8 @@ register_intrinsic(Intrinsic(
     "normal", 3, lambda x, o: x, lambda x, o: F.normalize(x, dim=1), cosine_l1, "normal-per-image",
     "unit vectors; x right, y down, z forward, towards the viewer", prompt="surface normal"))
 register_intrinsic(Intrinsic(
-    "depth", 1, _encode_log_depth, _decode_log_depth, F.mse_loss, "depth-metric",
-    "z-depth; logarithmic between near and far", dict(encoding="log", near=0.8, far=9.0),
+    "depth", 1, _encode_depth, _decode_depth, F.mse_loss, "depth-metric",
+    "z-depth; encoded logarithmically between near and far, or relative", dict(encoding="log", near=0.8, far=9.0),
     prompt="depth map"))
 register_intrinsic(Intrinsic(
     "albedo", 3, _to_signed, lambda x, o: (x.clamp(-1, 1) + 1) / 2, F.mse_loss, "image-rms",

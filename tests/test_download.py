@@ -255,7 +255,7 @@ def test_two_processes_share_one_download(server, cache):
 def test_the_public_catalogue_is_well_formed():
     entries = public()
     for name, entry in entries.items():
-        assert entry.name == name and re.fullmatch(rf"{entry.family}-[a-z0-9-]+", name)
+        assert entry.name == name and re.fullmatch(rf"({entry.family}|sd)-[a-z0-9-]+", name)
         assert entry.url.startswith("https://") and (entry.config_url or "https://").startswith("https://")
         assert entry.family in PACKAGES and 16 <= entry.resolution <= 1024
         assert entry.license and entry.description and entry.source.startswith("https://github.com/")

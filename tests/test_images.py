@@ -51,12 +51,17 @@ def png16(path, array: np.ndarray, extra: dict | None = None) -> None:
 
 
 def tiff(array: np.ndarray, order: str = "<", photometric: int | None = None, planar: bool = False,
-         orientation: int = 1) -> bytes:
-    """A baseline TIFF of one uncompressed strip (one a channel if planar), 8 or 16 bits."""
+         orientation: int = 1, twelve: bool = False) -> bytes:
+    """A baseline TIFF of one uncompressed strip (one a channel if planar), 8 or 16 bits, or 12 of the given 16."""
     height, width, channels = array.shape
     stored = array.transpose(2, 0, 1) if planar else array
     data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    bits, part = array.dtype.itemsize * 8, len(data) // channels
+    bits = array.dtype.itemsize * 8
+    if twelve:
+        first, second = array.reshape(-1, 2).T.astype(int)
+        data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+        bits = 12
+    part = len(data) // channels
     photometric = photometric if photometric is not None else 2 if channels > 1 else 1
     count = channels if planar else 1
     entries = [(256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [1]), (262, 3, [photometric]),
@@ -119,6 +124,13 @@ def test_every_mode_becomes_the_rgb_that_pillow_shows(mode, tmp_path):
     assert torch.equal(read_image(Image.open(path)).pixels, photo.pixels)
 
 
+@pytest.mark.parametrize("ending", ["tga", "bmp", "ppm", "gif"])
+def test_rarer_formats(ending, tmp_path):
+    array = noise(H, W, 3) // 86 * 85       # 27 colours: a GIF keeps them
+    Image.fromarray(array).save(tmp_path / f"a.{ending}")
+    assert (codes(read_image(tmp_path / f"a.{ending}")) == array).all()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
 def test_exif_orientation_is_applied(orientation, ending, tmp_path):
@@ -169,6 +181,9 @@ def test_white_is_zero_and_twelve_bits(tmp_path):
     array = noise(H, W, 1, bits=16)
     (tmp_path / "a.tif").write_bytes(tiff(array, photometric=0))
     assert (codes(read_image(tmp_path / "a.tif"), 16) == 65535 - array).all()
+    array = array >> 4
+    (tmp_path / "b.tif").write_bytes(tiff(array, twelve=True))
+    assert (codes(read_image(tmp_path / "b.tif"), 12) == array).all()
 
 
 def test_planes_that_pillow_would_misread_are_refused(tmp_path):
@@ -631,12 +646,13 @@ def test_png_filters_are_undone_by_another_reader(channels, bits, tmp_path):
     assert coding(np.full((1, 2, 2), 3.0), "depth").offset == 2.0
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_large_photo(tmp_path):
-    """12 megapixels, turned, in a process of its own: reading, restoring and writing, in copies of the float32 photo."""
+    """6 megapixels, turned, in a process of its own: reading, restoring and writing, in copies of the float32 photo."""
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((4000, 3000)).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((3000, 2000)).save(tmp_path / "a.jpg", exif=exif)
     code = textwrap.dedent("""
         import sys, torch
         from probes.images import read_image, fit, write_map
@@ -647,7 +663,7 @@ def test_peak_memory_of_a_large_photo(tmp_path):
             open("/proc/self/clear_refs", "w").write("5")
             return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) * 1024
         fit(read_image(torch.zeros(3, 64, 64)), size=32)
-        copy = 12e6 * 3 * 4
+        copy = 6e6 * 3 * 4
         start = reset()
         photo = read_image(sys.argv[1] + "/a.jpg")
         print((peak() - start) / copy)
@@ -664,4 +680,4 @@ def test_peak_memory_of_a_large_photo(tmp_path):
         pytest.skip("needs Linux's peak counter of resident memory")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     read, restored, written = map(float, done.stdout.split())
-    assert 1 <= read < 2.2 and 1 <= restored < 2.2 and written < 1.2, done.stdout
+    assert 1 <= read < 2 and 1 <= restored < 2 and written < 1.5, done.stdout

@@ -36,12 +36,21 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
     """
     path, source = Path(path), str(path)
     if path.is_dir():
+        from ..stable_diffusion._read import is_folder, read_folder
         from ._taming import read_taming
+
+        if is_folder(path):
+            return read_folder(path)
 
         return read_taming(path, config)
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint; give the path of a file: {READABLE}.")
     kind = _sniff(path)
+    if kind in ("safetensors", "torch"):
+        from ..stable_diffusion._read import is_single_file, read_single_file
+
+        if is_single_file(path):
+            return read_single_file(path, config)
     if config is not None and kind in ("safetensors", "pickle"):
         raise CheckpointError(f"config: {source} is no taming checkpoint and carries its own configuration; leave config out.")
     if kind == "safetensors":

@@ -18,6 +18,7 @@ from ..checkpoints import Checkpoint, native_state
 from ._config import StableDiffusionConfig
 from ._multi import MultiStep, noise_rows, widened
 from ._network import StableDiffusionNetwork
+from ._read import load_network
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROJECTIONS = (".to_q", ".to_k", ".to_v", ".to_out.0")
@@ -223,10 +224,6 @@ GENERATOR = StableDiffusion
 
 def build(name: str, checkpoint: Checkpoint, **options) -> StableDiffusion:
     """The generator a checkpoint holds. `options` are those of `StableDiffusion`."""
-    from accelerate import init_empty_weights
-
     config, state = native_state(checkpoint)
-    with init_empty_weights():
-        network = StableDiffusionNetwork(StableDiffusionConfig.from_dict(config))
-    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
-    return StableDiffusion(name, network.eval(), **options)
+    options.setdefault("tokenizer", checkpoint.config.get("tokenizer"))
+    return StableDiffusion(name, load_network(StableDiffusionConfig.from_dict(config), state), **options)

@@ -6,6 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
+_EXACT = 0x0100  # LittleCMS's cmsFLAGS_NOOPTIMIZE: its shortened grey curves are up to 10 levels off in the darks
 _SAME = 2  # levels of 255: profiles that differ by no more are two vendors' sRGB
 
 
@@ -37,8 +38,7 @@ class SRGB:
                 self.note = f"its colour profile is for {space}, the picture is {image.mode}; sRGB was assumed"
                 return
             self._mode = mode
-            # LittleCMS's shortened grey curves are 10 levels off in the darks
-            flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+            flags = _EXACT if mode == "L" else 0
             self._transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
             self.note = f"its colour profile is damaged ({error}); sRGB was assumed"

