@@ -7,6 +7,8 @@
 
 from ._bank import Bank as Bank
 from ._bank import BankError as BankError
+from ._exchange import export_lora as export_lora
+from ._exchange import import_lora as import_lora
 from ._files import OutputError as OutputError
 from ._fit import fit as fit
 from ._intrinsics import Intrinsic as Intrinsic

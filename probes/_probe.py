@@ -122,6 +122,8 @@ class Probe:
     def images(self) -> Data | None:
         """Where the images come from, for a generator that is driven by them."""
         if self.data is None and self.generator.driven_by == "images":
+            if self.record["data"] is None:
+                raise ValueError("data: this probe came without data of its own; give images")
             self.data = get_data(self.record["data"]["name"])
             if self.data.fingerprint != self.record["data"]["fingerprint"]:
                 raise RunError(f"data: {self.data.name} has changed since this probe was fitted; fit it again")

@@ -118,6 +118,45 @@ def evaluate(run: str, seeds: int = 500, controls: list[str] = ["latent", "rgb"]
     Console(highlight=False).print(result_table(result.metrics, probe.record))
 
 
+def export(run: str, target: str, style: Literal["diffusers", "comfyui"] = "diffusers", overwrite: bool = False) -> None:
+    """Writes a Stable Diffusion probe's LoRA as other software reads it.
+
+    Args:
+        run: folder that `probes fit` wrote
+        target: .safetensors, or a folder for pytorch_lora_weights.safetensors
+        style: diffusers (load_lora_weights) or comfyui (and kohya's scripts)
+        overwrite: replace the target
+    """
+    from ._exchange import export_lora
+    from ._probe import load
+
+    probe = load(run)
+    print(f"{export_lora(probe, target, style, overwrite)}: {probe.adapter.size:,} parameters, prompt {probe.adapter.prompt!r}")
+
+
+def import_(file: str, generator: str, intrinsic: str, out: str, prompt: str | None = None, teacher: str | None = None,
+            data: str | None = None, ignore_text_encoder: bool = False,
+            generator_options: dict[str, int | float | bool | str | None] | None = None) -> None:
+    """Makes a run folder of a LoRA that somebody else trained on Stable Diffusion.
+
+    Args:
+        file: .safetensors or .bin, in the spelling of diffusers, PEFT, kohya or of the paper's released weights
+        generator: the Stable Diffusion it was trained on
+        intrinsic: what it emits
+        out: run folder to write
+        prompt: that it was trained with; the intrinsic's own by default
+        teacher: what evaluations compare with
+        data: images to evaluate on
+        ignore_text_encoder: leave out what the file trains in text encoders
+        generator_options: of the Stable Diffusion
+    """
+    from ._exchange import import_lora
+
+    probe = import_lora(file, generator, intrinsic, prompt, teacher, data, "cpu", ignore_text_encoder, generator_options)
+    print(f"{probe.save(out)}: {probe.adapter.size:,} parameters on {len(probe.adapter.site_names)} sites of "
+          f"{probe.generator.name}")
+
+
 def _generators():
     from generators import catalog
 
@@ -168,7 +207,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
 
     # name -> (function, whether required arguments are positional, arguments that are no options of the command)
     commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
-                "convert": (convert, True)}
+                "convert": (convert, True), "export": (export, True), "import": (import_, False)}
     parser = ArgumentParser(prog="probes", description=__doc__)
     sub = parser.add_subcommands(required=True)
     for name, (function, positional) in commands.items():

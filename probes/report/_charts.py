@@ -47,7 +47,7 @@ def skill_chart(metrics: Metrics) -> Markup | None:
             end = max(b, hi)
             parts += [_line(lo, y, hi, y, "whisker"), *(_line(x, y - 4, x, y + 4, "whisker") for x in (lo, hi))]
         parts.append(_text(end + 7, y + 4, fixed(skill), "start", "strong" if i == 0 else None))
-    parts.append(_text((left + _WIDTH - right) / 2, bottom + 36, "skill (0 = average picture, 1 = the teacher)",
+    parts.append(_text((left + _WIDTH - right) / 2, bottom + 36, "skill (0 = average picture, 1 = no error)",
                        "middle", "axis"))
     said = "; ".join(f"{name} {fixed(skill)} {range_text(ci)}".rstrip() for name, skill, ci in bars)
     return _svg(bottom + 42, f"Bar chart of skill with 95 % intervals: {said}", parts)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ._markup import Markup, join, tag
 from ._schema import Metrics, ProbeInfo
-from ._text import NONE, duration, finite, generator_name, primary
+from ._text import NONE, duration, finite, generator_name, given, judge, primary
 
 
 def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
@@ -18,6 +18,8 @@ def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
     adapter = [method["name"], *(f"{k} {_count(method[k])}" for k in ("rank", "alpha") if method.get(k) is not None)]
     if method.get("scope"):
         adapter.append(f"on scope {method['scope']}")
+    if method.get("prompt"):
+        adapter.append(f"prompt “{method['prompt']}”")
     rows = [
         ("Generator", _identified(f"{generator_name(probe)}, {generator['family']}, {generator['weights']} weights, "
                                   f"{generator['resolution']} × {generator['resolution']} px, "
@@ -25,13 +27,15 @@ def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
         ("Intrinsic", probe["intrinsic"]["name"] + (f" ({options})" if options else "")),
         ("Teacher", _identified(f"{teacher['name']}, version {teacher['version']}, licence {teacher['licence']}",
                                 teacher.get("fingerprint"))),
+        *([("Images", _identified(data["name"], data.get("fingerprint")))] if (data := given(probe)) else []),
         ("Adapter", f"{', '.join(adapter)}: {len(method.get('sites') or [])} sites, "
                     f"{_count(method['parameters'])} parameters"),
         ("Pairs", _identified(f"{_count(bank['samples'])} images with the teacher's answers", bank.get("key"), "key")),
         ("Training", f"{_count(training['steps'])} steps, batch {training['batch']}, learning rate "
                      f"{training['learning_rate']:g}, seed {training['seed']}, {duration(training.get('seconds'))}, "
                      f"final loss {_loss(training.get('final_loss'))}, {training.get('status') or 'status unknown'}"),
-        ("Scoring", f"protocol {metrics['protocol']}, {_count(primary(metrics).get('n'))} images{span}"),
+        ("Scoring", f"protocol {metrics['protocol']}, against {judge(probe, metrics)}, "
+                    f"{_count(primary(metrics).get('n'))} images{span}"),
         ("Hardware", probe.get("hardware") or NONE),
         ("Versions", ", ".join(f"{k} {v}" for k, v in (probe.get("versions") or {}).items()) or NONE),
     ]

@@ -24,6 +24,7 @@ from ._text import (
     fixed,
     generator_name,
     half_width,
+    judge,
     meaning,
     percent,
     primary,
@@ -108,33 +109,34 @@ def _figure(probe: ProbeInfo, sheet_png: bytes | None) -> Markup | None:
     colours = {"normal": "Floors are green, walls that face the camera blue, what faces right is red.",
                "depth": "Near is bright, far is dark; one row shares one range."}.get(name, "")
     image = tag("img", src=f"data:image/png;base64,{base64.b64encode(sheet_png).decode()}", width=width, height=height,
-                alt=f"Contact sheet, one row a sample: the generator's image, the teacher's {what(name)} and the "
-                    "probe's.",
+                alt=f"Contact sheet, one row a sample: the image, the {what(name)} it was scored against, and the probe's.",
                 class_="sheet", style=f"width: max({round(width * 0.45)}px, min(100%, {width}px))")
     return tag("section", tag("h2", "What it sees"),
                tag("figure", _scroll(image, "Contact sheet"),
-                   tag("figcaption", "Each row is one image of the generator, from a seed the probe was not trained "
-                       "on. The teacher looked at the finished image; the probe is the generator itself, drawing "
-                       f"{what(name)} instead. {colours}")))
+                   tag("figcaption", "Each row is one image that the probe was not trained on. The teacher looked at the "
+                       f"image; the probe is the generator itself, emitting {what(name)} instead. {colours}")))
 
 
 def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
     name = probe["intrinsic"]["name"]
     lines, remark = exact_errors(probe)
-    if lines:
+    if probe["teacher"]["name"] == "exact":
+        teacher = "Here it was no network, but the exact maps of the data."
+    elif lines:
         listed = ", ".join(f"{value} {label}" for label, value in lines)
         teacher = f"Against exact ground truth it scores {listed} itself{f' ({remark})' if remark else ''}."
     else:
         teacher = "How far the teacher is from exact ground truth is not known here."
     return tag(
         "section", tag("h2", "What the numbers mean"),
-        tag("p", meaning(name), " The generator was frozen. A tiny adapter was trained so that the generator draws ",
-            what(name), " where it used to draw the image, and nothing else was trained. What the adapter cannot "
+        tag("p", meaning(name), " The generator was frozen. A tiny adapter was trained so that the generator emits ",
+            what(name), " where it used to draw an image, and nothing else was trained. What the adapter cannot "
             "have learnt by itself was in the generator already."),
         tag("p", tag("strong", "Skill"), " is 1 − error ÷ error of the trivial predictor, the average picture of the "
-            "training targets. 0 knows nothing beyond that picture, 1 agrees with the teacher everywhere. "
+            f"training targets. 0 knows nothing beyond that picture, 1 agrees with {judge(probe, metrics)} everywhere. "
             "Brackets and ± are 95 % intervals over images."),
-        tag("p", tag("strong", "The teacher"), " is another network, and its word is pseudo ground truth. ", teacher))
+        tag("p", tag("strong", "The teacher"), " says what the probe is trained to say. A network's word is pseudo "
+            "ground truth. ", teacher))
 
 
 def _beside_controls(metrics: Metrics) -> Markup | None:

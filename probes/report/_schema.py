@@ -65,6 +65,7 @@ class ProbeInfo(TypedDict):
     generator: GeneratorInfo
     intrinsic: IntrinsicInfo
     teacher: TeacherInfo
+    data: dict[str, Any] | None  # name and fingerprint of the images, for a generator that is driven by them
     method: MethodInfo
     bank: BankInfo
     training: TrainingInfo
@@ -101,6 +102,7 @@ class Metrics(TypedDict):
     protocol: str
     primary: str  # key into metrics
     seeds: list[int]  # [first, count]
+    against: str  # name and version of the teacher that was scored against, or "exact …"
     metrics: dict[str, MetricResult]
 
 

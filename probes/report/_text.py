@@ -133,12 +133,26 @@ def summary(probe: ProbeInfo, metrics: Metrics) -> str:
     metric, places = primary(metrics), decimals(primary(metrics))
     unit, label = metric.get("unit", ""), metric["label"]
     verb = "with" if metric.get("better") != "higher" else "reaching"
-    text = (f"With {method_text(probe)} {generator_name(probe)} emits {what(probe['intrinsic']['name'])} of its "
-            f"own images {verb} {estimate(metric, places, unit)} {label} against the teacher; predicting the average "
-            f"picture gives {estimate(metric.get('trivial'), places, unit)}.")
+    whose = "the images it is given" if given(probe) else "its own images"
+    text = (f"With {method_text(probe)} {generator_name(probe)} emits {what(probe['intrinsic']['name'])} of {whose} {verb} "
+            f"{estimate(metric, places, unit)} {label} against {judge(probe, metrics)}; predicting the average picture gives "
+            f"{estimate(metric.get('trivial'), places, unit)}.")
     if finite(metric.get("skill")) is not None:
         text += f" Skill {fixed(metric['skill'])} {range_text(metric.get('skill_ci95'))}".rstrip() + "."
     return text
+
+
+def given(probe: ProbeInfo) -> dict | None:
+    """Where the images came from, for a generator that is driven by them; None for one that draws its own."""
+    return probe.get("data")
+
+
+def judge(probe: ProbeInfo | None, metrics: Metrics) -> str:
+    """What was scored against."""
+    name = (metrics.get("against") or "").partition(" ")[0]
+    if name == "exact":
+        return "exact ground truth"
+    return "the teacher" if not name or probe is None or name == probe["teacher"]["name"] else f"teacher {name}"
 
 
 def verdict(metrics: Metrics) -> str:
@@ -204,9 +218,14 @@ def teacher_line(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """Who was asked, how wrong that teacher is, by which protocol, on how many images."""
     parts = []
     if probe:
-        lines, _ = exact_errors(probe)
-        error = f", {lines[0][1]} {lines[0][0]} against exact ground truth" if lines else ", no exact error known"
-        parts.append(f"teacher {probe['teacher']['name']} {probe['teacher']['version']}{error}")
+        if probe["teacher"]["name"] == "exact":
+            parts.append("taught by exact ground truth")
+        else:
+            lines, _ = exact_errors(probe)
+            error = f", {lines[0][1]} {lines[0][0]} against exact ground truth" if lines else ", no exact error known"
+            parts.append(f"teacher {probe['teacher']['name']} {probe['teacher']['version']}{error}")
+    if judge(probe, metrics) != "the teacher":
+        parts.append(f"scored against {judge(probe, metrics)}")
     parts.append(f"protocol {metrics['protocol']}")
     n = finite(primary(metrics).get("n"))
     seeds = metrics.get("seeds") or []

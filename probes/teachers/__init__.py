@@ -4,6 +4,7 @@ A teacher declares its version and licence; where exact ground truth exists, its
 """
 
 from ._base import Teacher as Teacher
+from ._base import Unsaid as Unsaid
 from ._base import default_teacher as default_teacher
 from ._base import get_teacher as get_teacher
 from ._base import register_teacher as register_teacher

@@ -89,6 +89,17 @@ class Exact(Teacher):
         return hashlib.sha256(f"exact {self.data.fingerprint}".encode()).hexdigest()
 
 
+class Unsaid(Teacher):
+    """Stands for the teacher of an adapter that came without its story."""
+
+    name, version, licence, intrinsics, worlds = "unsaid", "", "", (), ()
+
+    def label(self, image: Tensor, intrinsic: str) -> Tensor:
+        raise ValueError(_UNSAID)
+
+
+_UNSAID = ("teacher: this probe came as a LoRA file, which does not say what taught it; name a teacher and data to compare "
+           "with when importing it")
 _FACTORIES: dict[str, Callable[[], Teacher]] = {}
 _ABOUT: dict[str, str] = {}
 _DEFAULTS = {"scenes": "scenes", "photographs": "retinex"}
@@ -104,6 +115,8 @@ def register_teacher(name: str, factory: Callable[[], Teacher], about: str = "")
 def get_teacher(teacher: str | Teacher, intrinsic: str, data: Data | None = None) -> Teacher:
     """By name, or the teacher itself; "exact" is what `data` knows. Raises UnknownNameError, or ValueError if it cannot label
     `intrinsic`."""
+    if isinstance(teacher, Unsaid) or teacher == Unsaid.name:
+        raise ValueError(_UNSAID)
     if teacher == EXACT:
         teacher = Exact(data)
     elif isinstance(teacher, str):
