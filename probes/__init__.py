@@ -21,6 +21,7 @@ from ._probe import Prediction as Prediction
 from ._probe import Probe as Probe
 from ._probe import RunError as RunError
 from ._probe import load as load
+from ._processes import ProcessesError as ProcessesError
 from ._train import DivergedError as DivergedError
 from ._train import TrainingStateError as TrainingStateError
 from .teachers import Teacher as Teacher

@@ -26,16 +26,19 @@ class PhotoPrediction:
         image: as it was read: float32 [3, H, W] in [-1, 1], upright
         map: the physical map at the photograph's size, float32 [C, H, W]; unit and frame as its intrinsic says
         intrinsic: which
+        notes: what a person should know of how the photograph was read
     """
 
     name: str
     image: Tensor
     map: Tensor
     intrinsic: Intrinsic
+    notes: tuple[str, ...] = ()
 
     def save(self, stem: str | Path, formats: Sequence[str] = ("npy", "png")) -> list[Path]:
         """Writes STEM.npy, STEM.png, …: see `probes.images.write_map`."""
-        return write_map(stem, self.map, self.intrinsic.name, formats)
+        relative = self.intrinsic.options.get("encoding") == "relative"
+        return write_map(stem, self.map, self.intrinsic.name, formats, unit="relative" if relative else None)
 
 
 def predict_photos(probe: Probe, items: Any, size: int | None = None, policy: str = "resize") -> Iterator[PhotoPrediction]:
@@ -49,14 +52,15 @@ def _one(probe: Probe, photo: Photo, size: int | None, policy: str) -> PhotoPred
     fitted = fit(photo, generator.multiple, generator.resolution if size is None else size, policy)
     state = generator.prepare(generator.encode(fitted.pixels[None]))
     values = probe.intrinsic.to_map(probe.emit(state))
-    return PhotoPrediction(photo.name, photo.pixels, fitted.restore(values, probe.intrinsic.name)[0], probe.intrinsic)
+    values = fitted.restore(values, probe.intrinsic.name)[0]
+    return PhotoPrediction(photo.name, photo.pixels, values, probe.intrinsic, photo.notes)
 
 
 def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequence[str] = ("npy", "png"),
                    size: int | None = None, policy: str = "resize", overwrite: bool = False,
                    progress: Callable[[int, int, str], None] | None = None,
                    say: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
-    """Writes the map of each photograph under `output`, named after it; what is there already is kept.
+    """Writes the map of each photograph under `output`, as PHOTO-INTRINSIC.npy and so on; what is there already is kept.
 
     Args:
         probe: of a generator that is driven by images
@@ -75,16 +79,20 @@ def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequen
         raise ValueError(f"formats: there is no {', '.join(unknown)}; choose of {', '.join(FORMATS)}")
     written, failed = 0, []
     for i, (item, stem) in enumerate(zip(found, stems(found), strict=True)):
-        target = Path(output) / stem
+        target = f"{stem}-{probe.intrinsic.name}"
         # A file appears whole or not at all, and the last format is written last.
-        if overwrite or not all(target.with_name(stem + _FIRST[name]).exists() for name in formats):
+        if overwrite or not all((Path(output) / (target + _FIRST[name])).exists() for name in formats):
             try:
                 photo = read_image(item)
             except (ValueError, OSError) as error:
                 failed.append(str(error))
             else:
-                _one(probe, photo, size, policy).save(target, formats)
+                done = _one(probe, photo, size, policy)
+                done.save(Path(output) / target, formats)
                 written += 1
+                if say:
+                    for note in done.notes:
+                        say(f"note: {done.name}: {note}")
         if progress:
             progress(i + 1, len(found), stem)
     return written, failed

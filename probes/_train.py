@@ -1,7 +1,9 @@
 """The distillation loop: adapter parameters towards the teacher, on a bank; exact to resume, whole at every moment.
 
 min over θ of E_z d(G_θ(z), Φ(G(z)))  (arXiv 2311.17137, section 3). Which pairs a step sees follows from the seed and
-the step alone, so a fit that was killed and taken up again ends in the same weights as one that was not.
+the step alone, so a fit that was killed and taken up again ends in the same weights as one that was not. Nor does it
+follow from how the pairs of a step are shared out: several processes, and micro-batches one after the other, give the
+mean gradient over the same pairs.
 """
 from __future__ import annotations
 
@@ -23,6 +25,7 @@ from adapters import LoRA
 from ._bank import Bank
 from ._files import write_bytes_atomically
 from ._intrinsics import Intrinsic
+from ._processes import ALONE, Processes
 
 _CURVE_EVERY = 20
 
@@ -41,7 +44,7 @@ class Schedule:
 
     Args:
         steps: optimiser steps
-        batch: pairs a step
+        batch: pairs a step, over all processes and micro-batches
         learning_rate: peak
         seed: of the order of the pairs
     """
@@ -70,6 +73,21 @@ class Schedule:
         order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(samples)
         return np.sort(order[at * batch:(at + 1) * batch])
 
+    def shares(self, step: int, samples: int, accumulate: int = 1, index: int = 0,
+               count: int = 1) -> list[tuple[np.ndarray, list[int]]]:
+        """(rows, what they draw from) of the micro-batches that process `index` of `count` takes of a step: equally many rows
+        each. Raises ValueError where that is not possible."""
+        rows = self.indices(step, samples)
+        parts = accumulate * count
+        if len(rows) % parts:
+            likely = -(-len(rows) // parts) * parts
+            raise ValueError(f"batch: {len(rows)} pairs a step cannot be shared equally by {count} processes × {accumulate} "
+                             f"micro-batches (accumulate); choose a multiple of {parts}, for instance batch={likely}"
+                             + (f", of the {samples} samples there are" if len(rows) < self.batch else ""))
+        size, seeds = len(rows) // parts, self.seeds(step)
+        starts = range(index * accumulate * size, (index + 1) * accumulate * size, size)
+        return [(rows[i:i + size], seeds[i:i + size]) for i in starts]
+
 
 @dataclass
 class Outcome:
@@ -84,73 +102,107 @@ class Outcome:
 
 
 def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, state_path: Path | None = None,
-          identity: str = "", save_every: float = 15.0,
-          progress: Callable[[int, float], None] | None = None) -> Outcome:
+          identity: str = "", save_every: float = 15.0, progress: Callable[[int, float], None] | None = None,
+          accumulate: int = 1, processes: Processes = ALONE,
+          report: Callable[[int, float, float, float], None] | None = None) -> Outcome:
     """Trains `adapter` in place.
 
     Args:
         adapter: attached to its generator
         bank: the pairs
-        intrinsic: gives the loss of a generator whose output is pixels; in latents it is the mean squared error
+        intrinsic: gives the loss of a generator whose output is pixels, a mean over the rows; in latents it is the mean
+            squared error
         schedule: steps, batch, learning rate, seed
         state_path: where the training state is kept while it runs; taken up if it is there; None keeps none
         identity: of the fit; a state of another identity is refused
         save_every: seconds between writes of the state
         progress: called with (step, loss) after every step
+        accumulate: micro-batches that a process takes one after the other, for a batch that does not fit into its memory
+        processes: all of which call this together, each with the same bank; the main one alone keeps the state
+        report: called with (step, loss, learning rate, pairs a second) along the loss curve
 
     Raises:
         DivergedError: the loss is not finite; the adapter is set back to its last good weights
         TrainingStateError: the state at `state_path` is damaged or another fit's
+        ValueError: a step's pairs cannot be shared equally by the processes and their micro-batches
+        ProcessesError: another process failed
     """
-    generator, parameters = adapter.generator, adapter.parameters()
-    judge = intrinsic.loss if generator.output_space == "pixels" else F.mse_loss
+    parameters = adapter.parameters()
     values = list(parameters.values())
     optimiser = torch.optim.Adam(values, lr=schedule.learning_rate, betas=(0.9, 0.99), foreach=True)
+    schedule.shares(0, len(bank), accumulate, processes.index, processes.count)
     step, outcome = 0, Outcome([], 0.0)
-    if state_path is not None and state_path.exists():
-        step = _restore(state_path, identity, parameters, optimiser, outcome)
+    stored = processes.share(lambda: state_path.read_bytes() if state_path is not None and state_path.exists() else None)
+    if stored is not None:
+        step = _restore(state_path, stored, identity, parameters, optimiser, outcome)
     good = [v.detach().clone() for v in values]
     recent: list[float] = []
-    last_save, clock = time.monotonic(), time.monotonic()
+    processes.begin(schedule.steps - step, values)
+    last_save, clock, reported = time.monotonic(), time.monotonic(), (step, outcome.seconds)
     with adapter.active(train=True):
         while step < schedule.steps:
-            state, target = bank.lesson(schedule.indices(step, len(bank)))
-            prediction, target = generator.regress(state, target.to(generator.device), schedule.seeds(step)[:len(target)])
-            loss = judge(prediction, target)
-            value = loss.item()
+            shares = schedule.shares(step, len(bank), accumulate, processes.index, processes.count)
+            optimiser.zero_grad(set_to_none=True)
+            value = processes.mean(_learn(adapter, bank, intrinsic, shares, processes, values), values)
             if not math.isfinite(value):
                 with torch.no_grad():
                     torch._foreach_copy_(values, good)
+                processes.end()
                 raise _diverged("loss", value, step, schedule)
             torch._foreach_copy_(good, [v.detach() for v in values])
+            # Adam would carry one bad gradient into the weights and, for good, into its moments.
+            if not math.isfinite(sum(v.grad.square().sum() for v in values)):
+                processes.end()
+                raise _diverged("gradient", float("nan"), step, schedule)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate(step)
-            optimiser.zero_grad(set_to_none=True)
-            # A mean over pixels would fall below fp16's range in the half-precision layers of a GPU.
-            scale = 2.0 ** round(math.log2(prediction[0].numel())) if generator.device.type == "cuda" else 1.0
-            (loss * scale).backward()
-            gradients = [v.grad for v in values]
-            if scale != 1:
-                torch._foreach_div_(gradients, scale)
-            # Adam would carry one bad gradient into the weights and, for good, into its moments.
-            if not math.isfinite(sum(g.square().sum() for g in gradients)):
-                raise _diverged("gradient", float("nan"), step, schedule)
             optimiser.step()
             recent.append(value)
             step += 1
-            if step % _CURVE_EVERY == 0 or step == schedule.steps:
-                outcome.curve.append((step, float(np.mean(recent))))
-                recent.clear()
             now = time.monotonic()
             outcome.seconds += now - clock
             clock = now
+            if step % _CURVE_EVERY == 0 or step == schedule.steps:
+                outcome.curve.append((step, float(np.mean(recent))))
+                recent.clear()
+                if report and processes.main:
+                    pairs = (step - reported[0]) * min(schedule.batch, len(bank))
+                    report(*outcome.curve[-1], schedule.rate(step - 1), pairs / max(outcome.seconds - reported[1], 1e-9))
+                    reported = step, outcome.seconds
             # Only where the running mean of the curve is empty, so that a resumed curve is the same too.
-            if state_path is not None and not recent and now - last_save >= save_every and step < schedule.steps:
+            if (state_path is not None and processes.main and not recent and now - last_save >= save_every
+                    and step < schedule.steps):
                 _save(state_path, identity, parameters, optimiser, step, outcome)
                 last_save = now
-            if progress:
+            if progress and processes.main:
                 progress(step, value)
     return outcome
+
+
+def _learn(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, shares: list[tuple[np.ndarray, list[int]]], processes: Processes,
+           values: list[torch.Tensor]) -> float:
+    """Leaves the gradient of the mean loss over `shares` in the adapter and returns that loss; without a gradient from the
+    first micro-batch on whose loss is not finite."""
+    generator, total = adapter.generator, 0.0
+    judge = intrinsic.loss if generator.output_space == "pixels" else F.mse_loss
+    for rows, seeds in shares:
+        state, target = bank.lesson(rows)
+        with processes.autocast():
+            prediction, target = generator.regress(state, target.to(generator.device), seeds)
+        if processes.mixed_precision:
+            prediction, target = prediction.float(), target.float()
+        loss = judge(prediction, target)
+        value = loss.item()
+        total += value / len(shares)
+        if not math.isfinite(value):
+            return total
+        # A mean over pixels would fall below fp16's range in the half-precision layers of a GPU.
+        half = generator.device.type == "cuda" or processes.mixed_precision == "fp16"
+        scale = 2.0 ** round(math.log2(prediction[0].numel())) if half else 1.0
+        (loss * (scale / len(shares))).backward()
+    if scale != 1:
+        torch._foreach_div_([v.grad for v in values], scale)
+    return total
 
 
 def _diverged(what: str, value: float, step: int, schedule: Schedule) -> DivergedError:
@@ -172,8 +224,7 @@ def _save(path: Path, identity: str, parameters: dict, optimiser: torch.optim.Ad
     write_bytes_atomically(path, hashlib.sha256(data).hexdigest().encode() + data)
 
 
-def _restore(path: Path, identity: str, parameters: dict, optimiser: torch.optim.Adam, outcome: Outcome) -> int:
-    raw = path.read_bytes()
+def _restore(path: Path, raw: bytes, identity: str, parameters: dict, optimiser: torch.optim.Adam, outcome: Outcome) -> int:
     digest, data = raw[:64], raw[64:]
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise TrainingStateError(f"training state: {path} was truncated or altered; delete it to start this fit anew")

@@ -51,13 +51,13 @@ def test_a_folder_is_taken_up_where_it_was_left(probe, photos, tmp_path):
     (photos / "broken.png").write_bytes((photos / "wide.png").read_bytes()[:60])
     written, failed = predict_folder(probe, photos, out, ("npy", "png16"))
     assert written == 3 and len(failed) == 1 and "broken.png" in failed[0]
-    assert {p.name for p in out.iterdir()} == {f"{n}{s}" for n in ("grey", "tall", "wide")
+    assert {p.name for p in out.iterdir()} == {f"{n}-shading{s}" for n in ("grey", "tall", "wide")
                                                for s in (".npy", "-16bit.png", "-16bit.json")}
-    array = np.load(out / "tall.npy")
+    array = np.load(out / "tall-shading.npy")
     assert array.dtype == np.float32 and array.shape == (1, 90, 41)
     np.testing.assert_array_equal(array, probe.predict(images=photos / "tall.jpg")[0].map.numpy())
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    (out / "wide.npy").unlink()
+    (out / "wide-shading.npy").unlink()
     assert predict_folder(probe, photos, out, ("npy", "png16"))[0] == 1
     assert all(p.stat().st_mtime_ns == t for p, t in before.items() if not p.name.startswith("wide"))
     assert predict_folder(probe, photos, out, ("npy", "png16"), overwrite=True)[0] == 3
@@ -75,7 +75,7 @@ def test_command_line(tmp_path, photos, capsys, monkeypatch, probe):
     monkeypatch.setattr("probes._probe.load", lambda run, device: probe)
     assert cli.main(["predict", "run", str(photos), "--output", str(tmp_path / "out"), "--size", "16"]) == 0
     assert "shading of 3 photographs" in capsys.readouterr().out
-    assert (tmp_path / "out" / "grey.npy").exists() and (tmp_path / "out" / "grey.png").exists()
+    assert (tmp_path / "out" / "grey-shading.npy").exists() and (tmp_path / "out" / "grey-shading.png").exists()
     (photos / "broken.png").write_bytes(b"nothing")
     assert cli.main(["predict", "run", str(photos), "--output", str(tmp_path / "out")]) == 1
     assert "broken.png" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from generators._files import atomic
-from probes._fit import hardware
+from probes._record import hardware
 from probes.data.scenes._store import Store
 
 

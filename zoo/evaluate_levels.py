@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from itertools import product
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -30,6 +31,7 @@ def _row(folder: Path) -> dict:
     level, intrinsic, request = record["generator"]["name"], record["intrinsic"]["name"], record["request"]
     card, entry = generators.card(level), metrics["metrics"][metrics["primary"]]
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
+               teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
                metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
                seed=request["seed"], samples=request["samples"], steps=request["steps"],
                trivial=entry["trivial"]["value"], probe=entry["value"],
@@ -40,13 +42,13 @@ def _row(folder: Path) -> dict:
 
 
 def _markdown(rows: list[dict]) -> str:
-    lines = ["| generator | images | Fréchet | pairs, steps | intrinsic | trivial | probe | skill [95 %] | latent | rgb | "
-             "random | crossed |", "| --- " * 12 + "|"]
+    lines = ["| generator | images | Fréchet | pairs, steps | intrinsic | taught by, against | trivial | probe | "
+             "skill [95 %] | latent | rgb | random | crossed |", "| --- " * 13 + "|"]
     for r in rows:
         controls = [f"{float(r[f'{c}_skill']):.2f}" if r.get(f"{c}_skill") not in (None, "") else "–"
                     for c in ("latent", "rgb", "random", "crossed")]
         lines.append(f"| {r['generator']} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['samples']}, "
-                     f"{r['steps']} | {r['intrinsic']} | "
+                     f"{r['steps']} | {r['intrinsic']} | {r['teacher']}, {r['against']} | "
                      f"{float(r['trivial']):.3g} | {float(r['probe']):.3g} | **{float(r['skill']):.2f}** "
                      f"[{float(r['skill_low']):.2f}, {float(r['skill_high']):.2f}] | {' | '.join(controls)} |")
     return "\n".join(lines)
@@ -54,7 +56,7 @@ def _markdown(rows: list[dict]) -> str:
 
 def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[str] | None = None,
          intrinsics: list[str] = list(INTRINSICS), options: dict | None = None, seed: int = 0,  # noqa: B006
-         trained: list[str] = ["random", "crossed"], collect: bool = False) -> None:  # noqa: B006
+         trained: list[str] = ["random", "crossed"], teachers: list[str] = ["auto"], collect: bool = False) -> None:  # noqa: B006
     """Fits and scores.
 
     Args:
@@ -65,6 +67,7 @@ def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[
         options: further arguments of `probes.fit`, the same for all
         seed: of all fits
         trained: trained controls of each generator's best level
+        teachers: what the probes are taught by, one fit each; exact too, for generators that are driven by images
         collect: only gather what is finished and print the table
     """
     embedded = [e.name for e in generators.catalog().values() if e.kind == "embedded"]
@@ -72,11 +75,11 @@ def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[
     for name in names or [e for e in embedded if "@" not in e]:
         rows = []
         for level in [e for e in embedded if e.partition("@")[0] == name and (levels is None or e in levels)]:
-            for intrinsic in intrinsics:
-                folder = Path(out) / f"{level}-{intrinsic}"
+            for intrinsic, teacher in product(intrinsics, teachers):
+                folder = Path(out) / f"{level}-{intrinsic}{'' if teacher == 'auto' else f'-{teacher}'}"
                 if not collect:
                     controls = ["latent", "rgb", *(trained if "@" not in level else [])]
-                    probes.fit(level, intrinsic, controls=controls, seed=seed, out=str(folder), **(options or {}))
+                    probes.fit(level, intrinsic, teacher, controls=controls, seed=seed, out=str(folder), **(options or {}))
                 if (folder / "metrics.json").exists():
                     rows.append(_row(folder))
         if collect and rows:                # what is not in `out` keeps the results it has

@@ -20,10 +20,13 @@ from generators import Generator
 from generators.checkpoints import write_native
 from probes._frechet import DETECTOR, frechet_distance, scene_features
 from probes.data.colour import linear_to_srgb
-from probes.data.scenes import render
+from probes.data.scenes import captions, render
+
+from ._diffusion import draw
 
 _SAMPLES = 2500
 _FIRST_SEED = 10**9
+_SAMPLER = dict(steps=12, guidance=3.0)
 
 
 def real_features(first: int, size: int) -> Tensor:
@@ -34,8 +37,12 @@ def real_features(first: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def drawn(generator: Generator) -> Iterator[Tensor]:
+    """What the generator draws by itself; where it reads text, from the captions of scenes that no training saw."""
     for i in range(_FIRST_SEED, _FIRST_SEED + _SAMPLES, 100):
-        yield generator.to_image(generator.forward(generator.prepare(generator.sample(range(i, i + 100)))))
+        if generator.reads_text:
+            yield draw(generator.network, captions(range(i, i + 100)), seed=i, **_SAMPLER)
+        else:
+            yield generator.to_image(generator.forward(generator.prepare(generator.sample(range(i, i + 100)))))
 
 
 def export(snapshot: Path, name: str, target: Path, real: Tensor, floor: float) -> dict:
@@ -50,7 +57,7 @@ def export(snapshot: Path, name: str, target: Path, real: Tensor, floor: float) 
                 parameters=sum(p.numel() for p in generator.network.parameters()),
                 **json.loads(snapshot.with_suffix(".json").read_text()),
                 frechet=dict(value=round(distance, 4), real_against_real=round(floor, 4), detector=DETECTOR,
-                             resize="none", samples=_SAMPLES))
+                             resize="none", samples=_SAMPLES, **(_SAMPLER if generator.reads_text else {})))
     (target / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
 

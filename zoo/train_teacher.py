@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import auto_cli
 
-from probes._fit import hardware
+from probes._record import hardware
 from probes.data.scenes._store import Store
 from probes.teachers._scenes_net import DEPTH_RANGE, Residual, ScenesNet, decode, encode_depth
 

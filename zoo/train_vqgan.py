@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 
 from generators._files import file_sha256
 from generators.vqgan import GPTConfig, VQGANConfig, VQGANNetwork
-from probes._fit import hardware
+from probes._record import hardware
 from probes.data.scenes._store import Store
 
 from ._training import card, chosen_device, load_state, resume, run, save_atomically

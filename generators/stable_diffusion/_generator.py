@@ -121,7 +121,7 @@ class StableDiffusion(Generator):
         """[count, L, D]: the embedding of `prompt`, or of the one in force; each is computed once."""
         prompt = self._prompt if prompt is None else prompt
         if prompt not in self._embeddings:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):       # it is kept for whoever comes next
                 self._embeddings[prompt] = self.network.embed([prompt])
         return self._embeddings[prompt].to(self.device, self.network.unet.dtype).expand(count, -1, -1)
 

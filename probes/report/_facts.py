@@ -32,7 +32,8 @@ def facts(probe: ProbeInfo, metrics: Metrics) -> Markup:
                     f"{_count(method['parameters'])} parameters"),
         ("Pairs", _identified(f"{_count(bank['samples'])} images with the teacher's answers", bank.get("key"), "key")),
         ("Training", f"{_count(training['steps'])} steps, batch {training['batch']}, learning rate "
-                     f"{training['learning_rate']:g}, seed {training['seed']}, {duration(training.get('seconds'))}, "
+                     f"{training['learning_rate']:g}, seed {training['seed']}, {_together(training)}"
+                     f"{duration(training.get('seconds'))}, "
                      f"final loss {_loss(training.get('final_loss'))}, {training.get('status') or 'status unknown'}"),
         ("Scoring", f"protocol {metrics['protocol']}, against {judge(probe, metrics)}, "
                     f"{_count(primary(metrics).get('n'))} images{span}"),
@@ -48,6 +49,13 @@ def _identified(text: str, fingerprint: Any, word: str = "fingerprint") -> Marku
     if not fingerprint:
         return join(text)
     return join(text, f", {word} ", tag("code", str(fingerprint)[:12], title=fingerprint))
+
+
+def _together(training: Any) -> str:
+    """In how many processes and micro-batches a step was taken, where that is more than one."""
+    words = [f"{training[key]} {name}" for key, name in (("processes", "processes"), ("accumulate", "micro-batches"))
+             if (training.get(key) or 1) > 1]
+    return "".join(f"{word}, " for word in words)
 
 
 def _count(value: Any) -> str:

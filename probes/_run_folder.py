@@ -1,0 +1,74 @@
+"""The folder of a run: who may write it, whose it is, and what a finished fit leaves in it."""
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ._probe import Probe, RunError
+from ._settings import Settings
+
+
+class claimed:
+    """Holds the run folder for this process; another fit of the same folder is told so."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        from ._files import OutputError
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.folder / ".lock")
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"out: another fit is writing {self.folder} at this moment; wait for it, or choose another "
+                           "folder with --out") from None
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror or str(error), str(self.folder)) from error
+
+    def __exit__(self, *exc) -> None:
+        self.lock.release()          # the file stays: removing it would let two processes hold two locks
+
+
+def holds_finished(folder: Path, settings: Settings, overwrite: bool) -> bool:
+    """Whether the folder holds these very weights, fitted. Clears it on overwrite, refuses another run's."""
+    if overwrite:
+        for name in ("training-state", "probe.json", "metrics.json", "samples.csv", "samples.png", "report.html"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("controls", "adapter", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    path = folder / "probe.json"
+    if not path.exists():
+        return False
+    record = json.loads(path.read_text())
+    request = record.get("request") or {}
+    changed = [k for k, v in settings.of_the_weights().items() if request.get(k) != v]
+    if changed:
+        raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; choose another folder with --out, "
+                       "or discard it with --overwrite true")
+    return record["training"]["status"] == "finished"
+
+
+def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
+    """samples.csv, samples.png and report.html, and last metrics.json and the record, which say that all is there."""
+    from .report import display, sheet, write_csv, write_json, write_report
+
+    evaluation = probe.last_evaluation
+    (folder / "metrics.json").unlink(missing_ok=True)
+    write_csv(folder / "samples.csv", evaluation.rows)
+    seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
+    name, prediction = probe.intrinsic.name, probe.predict(seeds)
+    judged = probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)), against=probe.record["request"]["against"])
+    taught = probe.intrinsic.to_map(judged.target(slice(0, len(seeds))))
+    primary = evaluation.metrics["primary"]
+    unit = evaluation.metrics["metrics"][primary]["unit"]
+    captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
+    picture = sheet({"image": prediction.image, evaluation.metrics["against"].partition(" ")[0]: display(name, taught),
+                     "probe": display(name, prediction.map, like=taught)}, folder / "samples.png", captions=captions)
+    write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
+    write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "probe.json", probe.record)

@@ -1,0 +1,76 @@
+"""What a fit was asked for: the arguments that decide its result, checked."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from generators._names import unknown
+
+from ._controls import CLOSED_FORM, TRAINED
+
+METHODS = ("lora",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `fit` that decide its result."""
+
+    generator: str
+    intrinsic: str
+    teacher: str
+    method: str
+    rank: int
+    alpha: float
+    scope: str
+    weights: str
+    samples: int
+    steps: int
+    batch: int
+    learning_rate: float
+    evaluate: int
+    controls: list[str]
+    seed: int
+    classes: list[int] | None = None
+    generator_options: dict = field(default_factory=dict)
+    data: str | None = None
+    prompt: str | None = None
+    against: str | None = None
+    mixed_precision: str | None = None
+
+    def as_dict(self) -> dict:
+        """All of them, as probe.json keeps them."""
+        return {k: v for k, v in self.__dict__.items() if k != "mixed_precision" or v is not None}
+
+    def of_the_weights(self) -> dict:
+        """Those that the fitted weights depend on: all but how they are scored."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("evaluate", "controls", "against")}
+
+
+def check_arguments(method: str, controls: Sequence[str], counts: dict[str, int | None], learning_rate: float | None,
+                    evaluate: int, seed: int) -> None:
+    """Raises ValueError, or UnknownNameError, for arguments of `fit` that no generator could take; `counts` are those that are
+    at least 1, where they are given."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    for control in controls:
+        if control not in (*CLOSED_FORM, *TRAINED):
+            raise unknown("controls", control, (*CLOSED_FORM, *TRAINED))
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; leave it out for the "
+                         "generator's own")
+    if counts["samples"] is not None and counts["samples"] < 10:
+        raise ValueError(f"samples: expected at least 10 pairs, got {counts['samples']}; leave it out for the generator's own")
+    if seed < 0:
+        raise ValueError(f"seed: expected a number of at least 0, got {seed}")
+    if evaluate < 0:
+        raise ValueError(f"evaluate: expected a number of seeds of at least 0, got {evaluate}")
+
+
+def default_folder(settings: Settings) -> Path:
+    """runs/GENERATOR-INTRINSIC, with the weights where they are a control's."""
+    tail = "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
+    return Path("runs") / f"{Path(settings.generator).stem}-{settings.intrinsic}{tail}"
