@@ -11,10 +11,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ._captions import captions
 from ._render import chunk_size, render_arrays
 from ._sample import DEPTH_RANGE, sample
 
-__all__ = ["DEPTH_RANGE", "render", "sample"]
+__all__ = ["DEPTH_RANGE", "captions", "render", "sample"]
 
 
 @torch.no_grad()

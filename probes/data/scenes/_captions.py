@@ -5,6 +5,7 @@ by casting rays, as the renderer does, on a coarse grid.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ _GREYS = ("black", "grey", "white")
 _WALLS = ("plain", "striped", "panelled")
 
 VOCABULARY = (
-    "<start>", "<end>", "<unknown>", ",", ";", "a", "and", "with", "on", "the", "left", "right", "back", "one", "two",
+    "<start>", "<end>", "<unknown>", ",", ";", "a", "an", "and", "with", "on", "the", "left", "right", "back", "one", "two",
     "room", "wall", "walls", "floor", "rug", "door", "picture", "lamp", "lamps", *_SHAPES, *_HUES, "brown", *_GREYS,
     "pale", "dark", *_WALLS, "checkered", "boarded", "round", "square", "tall", "banded",
     "surface", "normal", "depth", "map", "albedo", "shading",
@@ -31,18 +32,22 @@ VOCABULARY = (
 """Every word of the captions, and the words of the probes' prompts ("surface normal", "depth map", "albedo", "shading").
 No caption uses the latter: their embeddings stay as they were initialised, and a probe finds them without a meaning."""
 
+LONGEST = 63
+"""Words and punctuation marks of the longest possible caption."""
+
 _GRID = 12                       # × SAMPLES rays along a side
 _LEAST = 1 / 150                 # share of the picture that a named thing covers
+_BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")
 _AT_ONCE = 256                   # scenes
 
 
 def captions(seeds: Sequence[int]) -> list[str]:
-    """One caption a scene, e.g. "a room with striped pale blue walls , ..." written with ordinary punctuation:
+    """One caption a scene, e.g.
 
         a room with plain pale green walls, a checkered brown floor and a round red rug; a blue ball, a tall yellow
         cone; a dark orange door on the left; one lamp
 
-    Objects stand in the order of their place in the picture, from left to right. At most 62 words and punctuation marks;
+    Objects stand in the order of their place in the picture, from left to right. At most LONGEST words and punctuation marks;
     all of them in VOCABULARY. Raises ValueError for an empty list of seeds.
     """
     if not len(seeds):
@@ -147,5 +152,5 @@ def _write(s: dict[str, np.ndarray], seen: dict[str, np.ndarray]) -> list[str]:
         if seen["picture"][k]:
             parts.append("a picture")
         parts.append("two lamps" if s["power"][k, 1] > 0 else "one lamp")
-        lines.append("; ".join(parts))
+        lines.append(_BEFORE_VOWEL.sub("an ", "; ".join(parts)))
     return lines
