@@ -15,9 +15,9 @@ import torch
 
 from . import checkpoints
 from ._base import Generator
-from ._families import package
+from ._families import package, published
 from ._names import unknown
-from ._public import public
+from ._public import PublicCheckpoint, public
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _SUFFIXES = (".pkl", ".safetensors", ".pickle", ".ckpt", ".pt")
@@ -117,21 +117,26 @@ def _locate(generator: str | Path) -> tuple[str, Path, Path | None, str]:
     if entry is None:
         path = Path(generator)
         if path.suffix not in _SUFFIXES and not path.exists():
-            from .stable_diffusion._hub import is_hub_id, resolve
-
-            if not is_hub_id(str(generator)):
-                raise unknown("generator", str(generator), catalog(), "probes list generators")
-            return str(generator), resolve(str(generator)), None, "photographs"
+            return str(generator), _hub(str(generator)), None, "photographs"
         return path.name, path, None, "photographs"
     if entry.kind == "embedded":
         return entry.name, Path(entry.source), None, entry.world
+    own = getattr(package(entry.family, "._public"), "fetch", _fetch)
+    return entry.name, *own(public()[entry.name]), entry.world
+
+
+def _fetch(entry: PublicCheckpoint) -> tuple[Path, Path | None]:
+    """The file in the cache and, where one is published, its configuration."""
     from ._download import fetch
 
-    known = public()[entry.name]
-    if known.family == "stable-diffusion":
-        from .stable_diffusion._hub import resolve
+    suffix = next((suffix for suffix in _SUFFIXES if suffix in entry.url), "")      # which may lie within a query
+    config = fetch(entry.config_url, filename=f"{entry.name}.yaml") if entry.config_url else None
+    return fetch(entry.url, sha256=entry.sha256, filename=entry.name + suffix), config
 
-        return entry.name, resolve(known.url), None, entry.world
-    suffix = ".ckpt" if known.family == "vqgan" else ".pkl"
-    config = fetch(known.config_url, filename=f"{entry.name}.yaml") if known.config_url else None
-    return entry.name, fetch(known.url, sha256=known.sha256, filename=entry.name + suffix), config, entry.world
+
+def _hub(name: str) -> Path:
+    """What the hub of some family has under a name that is neither in the catalog nor a path."""
+    for hub in (module.hub for module in published() if hasattr(module, "hub")):
+        if path := hub(name):
+            return path
+    raise unknown("generator", name, catalog(), "probes list generators")

@@ -6,7 +6,7 @@ Where a publisher gives no hash, `sha256` is None: the hash of the first downloa
 
 from dataclasses import dataclass
 
-from ._families import PACKAGES, package
+from ._families import published
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,4 @@ class PublicCheckpoint:
 
 def public() -> dict[str, PublicCheckpoint]:
     """Every published checkpoint, by name, in the order of the families."""
-    families = {PACKAGES[family]: family for family in reversed(PACKAGES)}
-    tables = [package(families[name], "._public").PUBLIC for name in dict.fromkeys(PACKAGES.values())]
-    return {name: entry for table in tables for name, entry in table.items()}
+    return {name: entry for module in published() for name, entry in module.PUBLIC.items()}

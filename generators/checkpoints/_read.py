@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._families import package
+from .._families import package, readers
 from ._checkpoint import Checkpoint, check_state
 from ._errors import CheckpointError
 from ._native import read_native, write_native
@@ -14,7 +14,8 @@ from ._standins import read_pickle
 from ._stylegan import is_persistence, read_persistence
 from ._tensorflow import is_tensorflow, read_tensorflow
 
-READABLE = "NVIDIA .pkl (PyTorch or TensorFlow), taming's .ckpt and .safetensors written by `probes convert`"
+READABLE = ("NVIDIA .pkl (PyTorch or TensorFlow), taming's .ckpt, Stable Diffusion as a diffusers folder or a single file, and "
+            ".safetensors written by `probes convert`")
 MISFITS = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, RecursionError, RuntimeError, TypeError)
 
 
@@ -22,9 +23,10 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
     """Reads a generator from any supported file, whatever its name, without running anything that is in it.
 
     Args:
-        path: an NVIDIA pickle (the PyTorch or the TensorFlow form), taming's .ckpt or .pt or the folder of its run, or
-            a native .safetensors.
-        config: of a taming checkpoint, its .yaml, where that does not lie beside it.
+        path: an NVIDIA pickle (the PyTorch or the TensorFlow form), a native .safetensors, or a file or folder that the
+            reader of a family knows (`generators._families.READERS`): taming's .ckpt or .pt or the folder of its run, a
+            diffusers folder, a single file of Stable Diffusion.
+        config: what such a file is, where it does not say: of taming's, its .yaml, where that does not lie beside it.
 
     Returns:
         Its family, configuration and weights, which were checked to fit each other.
@@ -35,30 +37,16 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
         CheckpointError: it is damaged, something else, or its weights do not fit.
     """
     path, source = Path(path), str(path)
-    if path.is_dir():
-        from ..stable_diffusion._read import is_folder, read_folder
-        from ._taming import read_taming
-
-        if is_folder(path):
-            return read_folder(path)
-
-        return read_taming(path, config)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise FileNotFoundError(f"{source}: no such checkpoint; give the path of a file: {READABLE}.")
     kind = _sniff(path)
-    if kind in ("safetensors", "torch"):
-        from ..stable_diffusion._read import is_single_file, read_single_file
-
-        if is_single_file(path):
-            return read_single_file(path, config)
+    for reader in readers(kind):
+        if reader.reads(path):
+            return reader.read(path, config)
     if config is not None and kind in ("safetensors", "pickle"):
         raise CheckpointError(f"config: {source} is no taming checkpoint and carries its own configuration; leave config out.")
     if kind == "safetensors":
         return read_native(path)
-    if kind == "torch":
-        from ._taming import read_taming
-
-        return read_taming(path, config)
     if kind != "pickle":
         raise CheckpointError(f"{source} is {kind}; readable are {READABLE}.")
     data = path.read_bytes()
@@ -84,7 +72,10 @@ def _interpret(root: Any, source: str, limit: int) -> tuple[str, dict[str, Any],
 
 
 def _sniff(path: Path) -> str:
-    """The format of a file by its first bytes: "pickle", "safetensors", "torch" (torch.save), or what else it looks like."""
+    """The format of what is there: "folder", or by a file's first bytes "pickle", "safetensors", "torch" (torch.save), or
+    what else it looks like."""
+    if path.is_dir():
+        return "folder"
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -122,7 +113,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
         src: the checkpoint.
         dst: the .safetensors to write; it appears complete or not at all.
         overwrite: replace an existing `dst`.
-        config: of a taming checkpoint, as for `read_checkpoint`.
+        config: as for `read_checkpoint`.
 
     Returns:
         What was read and written; `sha256` is the source's, which the file records too.

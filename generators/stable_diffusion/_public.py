@@ -5,8 +5,10 @@ no single number, so none is given here. The repositories on the hub of versions
 the originals from it (see `_hub.ALIASES`); `source` is the publisher's own.
 """
 
+from pathlib import Path
+
 from .._public import PublicCheckpoint
-from ._hub import HUB
+from ._hub import HUB, is_hub_id, resolve
 
 V1 = "CreativeML OpenRAIL-M (use restrictions, passed on to what is made from it)"
 V2 = "CreativeML Open RAIL++-M (use restrictions, passed on to what is made from it)"
@@ -36,3 +38,13 @@ _ENTRIES = (
 )
 
 PUBLIC: dict[str, PublicCheckpoint] = {entry.name: entry for entry in _ENTRIES}
+
+
+def fetch(entry: PublicCheckpoint) -> tuple[Path, None]:
+    """The folder of a published model, which describes itself."""
+    return resolve(entry.url), None
+
+
+def hub(name: str) -> Path | None:
+    """The folder of any model on the Hugging Face hub; None for a name that is not of the form owner/model."""
+    return resolve(name) if is_hub_id(name) else None

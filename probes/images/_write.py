@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from generators._files import atomic
 from generators._names import unknown
 
-from .._files import OutputError, write_text_atomically
+from .._files import write_text_atomically, writing
 from .._intrinsics import get_intrinsic
 from ..report import display
 from ._codes import Coding, coding, strips
@@ -81,18 +79,6 @@ def write_map(stem: str | Path, values: Any, intrinsic: str, formats: Sequence[s
                 write_png(file, _pictures(array, about.name), *array.shape[1:], 3, 8, {"Title": about.name})
         written.append(path)
     return written
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes `path` when all went well; OutputError, which names `path`, when it did not."""
-    try:
-        with atomic(path) as temporary:
-            yield temporary
-    except OSError as error:
-        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "its folder is a file" if blocked else error.strerror or str(error)
-        raise OutputError(error.errno, reason, str(path)) from error
 
 
 def _path(stem: str | Path, ending: str) -> Path:

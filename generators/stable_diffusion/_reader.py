@@ -1,0 +1,17 @@
+"""Stable Diffusion as `read_checkpoint` asks for it: folders in diffusers' layout and single files in the original one."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..checkpoints._checkpoint import Checkpoint
+from ._read import is_folder, is_single_file, read_folder, read_single_file
+
+
+def reads(path: Path) -> bool:
+    return is_folder(path) if path.is_dir() else is_single_file(path)
+
+
+def read(path: Path, config: str | os.PathLike | None) -> Checkpoint:
+    """The checkpoint; `config` is what a single file is one of (see `read_single_file`). Folders describe themselves."""
+    return read_folder(path) if path.is_dir() else read_single_file(path, config)

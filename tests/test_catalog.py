@@ -1,0 +1,80 @@
+"""How a name becomes a file: published ones, those of a hub, and what is imported on the way there."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import generators
+from generators import _catalog
+from generators._families import PACKAGES, READERS, readers
+from generators._public import public
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What would be fetched, as (address, hash, name in the cache) or a hub's name; nothing is."""
+    asked = []
+
+    def fetch(url, sha256=None, filename=None):
+        asked.append((url, sha256, filename))
+        return Path("cache", filename)
+
+    def resolve(name):
+        asked.append(name)
+        return Path("hub", name)
+
+    monkeypatch.setattr("generators._download.fetch", fetch)
+    monkeypatch.setattr("generators.stable_diffusion._public.resolve", resolve)
+    return asked
+
+
+def test_every_published_checkpoint_is_fetched_as_its_family_does(asked):
+    suffixes = {"stylegan2": ".pkl", "stylegan3": ".pkl", "stylegan-xl": ".pkl", "vqgan": ".ckpt"}
+    for name, entry in public().items():
+        asked.clear()
+        found, path, config, world = _catalog._locate(name)
+        assert (found, world) == (name, "photographs")
+        if entry.family == "stable-diffusion":
+            assert asked == [entry.url] and path == Path("hub", entry.url) and config is None
+            continue
+        assert path == Path("cache", name + suffixes[entry.family]) and (entry.url, entry.sha256, path.name) in asked
+        assert config == (Path("cache", f"{name}.yaml") if entry.config_url else None)
+        assert len(asked) == 1 + bool(entry.config_url)
+
+
+def test_other_names_are_a_hubs_or_unknown(asked, tmp_path):
+    assert _catalog._locate("someone/model") == ("someone/model", Path("hub/someone/model"), None, "photographs")
+    assert asked == ["someone/model"]
+    for name in ("nobody/some.ckpt", tmp_path):      # a path, there or not
+        assert _catalog._locate(name)[1] == Path(name)
+    with pytest.raises(generators.UnknownNameError, match="did you mean 'sd-v1-5'"):
+        _catalog._locate("sd-v15")
+    assert len(asked) == 1
+
+
+def test_readers_are_of_families_and_their_formats():
+    assert set(READERS) <= set(PACKAGES.values())
+    for kind, packages in {"torch": ["stable_diffusion", "vqgan"], "safetensors": ["stable_diffusion"], "pickle": []}.items():
+        assert [reader.__name__ for reader in readers(kind)] == [f"generators.{name}._reader" for name in packages]
+
+
+def test_nothing_slow_is_imported_before_it_is_used(tmp_path):
+    """diffusers and transformers take seconds; a StyleGAN does without, and its pickle without the other families too."""
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04N.")
+    code = f"""
+import sys, generators
+from generators.checkpoints import CheckpointError, read_checkpoint
+try:
+    read_checkpoint({str(tmp_path / "a.pkl")!r})
+except CheckpointError as error:
+    assert "without a StyleGAN generator" in str(error)
+else:
+    raise SystemExit("it was read")
+print(*sorted({{"generators.vqgan", "generators.stable_diffusion"}} & set(sys.modules)), file=sys.stderr)
+generators.load("stylegan2-scenes")
+generators.catalog()
+print(*sorted({{"diffusers", "transformers", "huggingface_hub"}} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
