@@ -45,8 +45,8 @@ class StableDiffusionSteps:
         generator = torch.Generator().manual_seed(2)
         shape = (self.batch, 3, self.resolution, self.resolution)
         self.image, self.target = (torch.rand(shape, generator=generator) * 2 - 1 for _ in range(2))
-        side = self.resolution // config.factor
-        self.latents = [torch.randn(self.batch, 4, side, side, generator=generator) for _ in range(2)]
+        state = self.generator.prepare(self.generator.encode(self.image))
+        self.latents = [state["latent"], self.generator.to_target(self.target, range(self.batch))]
         self.generator.context(1)
 
     def __getitem__(self, variant: str) -> Step:

@@ -58,7 +58,8 @@ class Intrinsic:
         if wrong:
             raise ValueError(f"intrinsic: {self.name} has no option {sorted(wrong)[0]!r}; "
                              f"it has {', '.join(self.options) or 'none'}")
-        return replace(self, options={**self.options, **options})
+        chosen = {**self.options, **options}
+        return replace(self, options=chosen, protocol=_PROTOCOLS.get((self.name, chosen.get("encoding")), self.protocol))
 
     def to_image(self, values: Tensor) -> Tensor:
         """Physical map -> float [N, 3, H, W] in [-1, 1]."""
@@ -96,6 +97,7 @@ def _to_signed(x: Tensor, options: dict) -> Tensor:
 
 
 _REGISTRY: dict[str, Intrinsic] = {}
+_PROTOCOLS = {("depth", "relative"): "depth-minmax", ("depth", "log"): "depth-metric"}   # where an encoding decides it
 
 
 def register_intrinsic(intrinsic: Intrinsic) -> Intrinsic:

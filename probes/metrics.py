@@ -68,6 +68,15 @@ def _depth_metric(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
                 delta1=(ratio < 1.25).float().mean((1, 2, 3)))
 
 
+def _depth_minmax(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def between(x: Tensor) -> Tensor:
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        return (x - low) / (high - low).clamp_min(1e-6)
+
+    difference = between(prediction) - between(target)
+    return dict(rms=difference.square().mean((1, 2, 3)).sqrt(), l1=difference.abs().mean((1, 2, 3)))
+
+
 def _image_rms(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     difference = prediction - target
     return dict(rms=difference.square().mean((1, 2, 3)).sqrt(), l1=difference.abs().mean((1, 2, 3)))
@@ -87,6 +96,10 @@ _PROTOCOLS = {p.name: p for p in (
         "abs_rel": Metric("absolute relative error", "", "lower"),
         "delta1": Metric("δ < 1.25", "", "higher"),
     }, _depth_metric, "no alignment: depths are compared in the teacher's own unit, per image, then averaged"),
+    Protocol("depth-minmax", 1, {
+        "rms": Metric("RMS", "", "lower"),
+        "l1": Metric("L1", "", "lower"),
+    }, _depth_minmax, "prediction and target each brought to [0, 1] between an image's ends: for relative depth"),
     Protocol("image-rms", 1, {
         "rms": Metric("RMS", "", "lower"),
         "l1": Metric("L1", "", "lower"),

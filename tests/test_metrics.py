@@ -99,3 +99,16 @@ def test_retinex_separates_a_painted_edge_from_a_gradient():
     assert (shading[12, 16] / shading[20, 16]).item() == pytest.approx(1, abs=0.1)
     with pytest.raises(ValueError, match="cannot label normal.*albedo"):
         get_teacher("retinex", "normal")
+
+
+def test_relative_depth_is_compared_between_its_ends():
+    relative = probes.get_intrinsic("depth").with_options(dict(encoding="relative"))
+    assert relative.protocol == "depth-minmax" and probes.get_intrinsic("depth").protocol == "depth-metric"
+    metres = torch.tensor([[[[2.0, 4.0], [6.0, 3.0]]]])
+    encoded = relative.to_image(metres)
+    torch.testing.assert_close(relative.to_map(encoded), torch.tensor([[[[0.0, 0.5], [1.0, 0.25]]]]))
+    scores = metrics.get_protocol("depth-minmax").score(torch.tensor([[[[0.1, 0.3], [0.5, 0.2]]]]), relative.to_map(encoded))
+    torch.testing.assert_close(scores["rms"], torch.zeros(1))                                 # scale and shift are no error
+    scores = metrics.get_protocol("depth-minmax").score(torch.tensor([[[[0.0, 0.5], [1.0, 0.75]]]]), relative.to_map(encoded))
+    torch.testing.assert_close(scores["rms"], torch.tensor([0.25]))
+    torch.testing.assert_close(scores["l1"], torch.tensor([0.125]))

@@ -316,3 +316,13 @@ def test_charts_of_hardly_any_values(tmp_path, metrics, probe, values):
     text = write_report(tmp_path / "r.html", probe, metrics, rows, None, [(1, 0.5), (2, 0.5)]).read_text("utf-8")
     Page(text)
     assert "nan" not in text
+
+
+def test_where_images_are_given_the_random_control_counts(probe, metrics):
+    given = {**probe, "data": {"name": "scenes", "fingerprint": "00"}}
+    entry = metrics["metrics"][metrics["primary"]]
+    entry["controls"] = {"random": {**entry["controls"]["random"], "skill": entry["skill"] + 0.1, "skill_ci95": None}}
+    assert "No control on its own targets was run" in verdict(metrics, probe)
+    assert "not clearly above random" in verdict(metrics, given)
+    assert "the images it is given" in summary(given, {**metrics, "against": "exact 1"})
+    assert "against exact ground truth" in summary(given, {**metrics, "against": "exact 1"})

@@ -14,8 +14,8 @@ from ._markup import Markup, join, tag
 from ._schema import Metrics, ProbeInfo
 from ._style import CSS
 from ._text import (
-    CONTROLS,
     control_names,
+    control_text,
     decimals,
     estimate,
     exact_errors,
@@ -62,9 +62,9 @@ def write_report(path: str | Path, probe: ProbeInfo, metrics: Metrics, rows: Seq
         "p", f"The training did not finish (status: {status}); read the numbers with that in mind.", class_="warn")
     body = tag("main",
                tag("header", tag("p", "What the generator knows · a report by probes", class_="eyebrow"),
-                   tag("h1", title), tag("p", summary(probe, metrics), class_="lead"), tag("p", verdict(metrics)),
+                   tag("h1", title), tag("p", summary(probe, metrics), class_="lead"), tag("p", verdict(metrics, probe)),
                    warning, _tiles(probe, metrics)),
-               _figure(probe, sheet_png), _meaning(probe, metrics), _beside_controls(metrics), _all_metrics(metrics),
+               _figure(probe, sheet_png), _meaning(probe, metrics), _beside_controls(probe, metrics), _all_metrics(metrics),
                _charts(rows, metrics, curve),
                tag("section", tag("h2", "How it was made"), facts(probe, metrics)),
                tag("section", tag("h2", "Make it again"),
@@ -113,8 +113,8 @@ def _figure(probe: ProbeInfo, sheet_png: bytes | None) -> Markup | None:
                 class_="sheet", style=f"width: max({round(width * 0.45)}px, min(100%, {width}px))")
     return tag("section", tag("h2", "What it sees"),
                tag("figure", _scroll(image, "Contact sheet"),
-                   tag("figcaption", "Each row is one image that the probe was not trained on. The teacher looked at the "
-                       f"image; the probe is the generator itself, emitting {what(name)} instead. {colours}")))
+                   tag("figcaption", "Each row is one image that the probe was not trained on, what it was scored "
+                       f"against, and what the generator itself emits with the probe on. {colours}")))
 
 
 def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
@@ -139,11 +139,11 @@ def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
             "ground truth. ", teacher))
 
 
-def _beside_controls(metrics: Metrics) -> Markup | None:
+def _beside_controls(probe: ProbeInfo, metrics: Metrics) -> Markup | None:
     names, chart = control_names(metrics), skill_chart(metrics)
     if not names and chart is None:
         return None
-    explained = [(tag("dt", name), tag("dd", CONTROLS.get(name, "a control of this run"))) for name in names]
+    explained = [(tag("dt", name), tag("dd", control_text(name, probe))) for name in names]
     return tag("section", tag("h2", "Beside the controls"),
                tag("div", tag("figure", tag("h3", "Skill"), chart) if chart else None,
                    tag("div", tag("p", "A control shows what can be had without the generator's knowledge.")

@@ -23,8 +23,18 @@ CONTROLS = {
     "crossed": "trained latents and the same targets, but a synthesis network with fresh weights: what the adapter "
                "itself can learn; the fairest comparison",
     "latent": "ridge regression from the latent code w, without any network: what the code says linearly",
-    "rgb": "an affine map of the generator's RGB, pixel by pixel: what the colours of the picture give away",
+    "rgb": "an affine map of the picture's RGB, pixel by pixel: what the colours give away",
 }
+_GIVEN = {  # the same where the generator is given its images
+    "random": "fresh weights in the adapted part, the same images and targets: what the adapter itself can learn; the fairest "
+              "comparison",
+    "latent": "ridge regression from the image's latent, without any network: what the code says linearly",
+}
+
+
+def control_text(name: str, probe: ProbeInfo) -> str:
+    """What a control is."""
+    return (_GIVEN if given(probe) else {}).get(name) or CONTROLS.get(name, "a control of this run")
 
 
 def finite(value: Any) -> float | None:
@@ -155,11 +165,11 @@ def judge(probe: ProbeInfo | None, metrics: Metrics) -> str:
     return "the teacher" if not name or probe is None or name == probe["teacher"]["name"] else f"teacher {name}"
 
 
-def verdict(metrics: Metrics) -> str:
+def verdict(metrics: Metrics, probe: ProbeInfo | None = None) -> str:
     """What the controls allow to be concluded; intervals decide, not the bare numbers.
 
-    `random` draws images of its own, so its targets and its average picture are others than the probe's: its skill stands
-    in the table and decides nothing here.
+    Where the generator draws its own images, so does `random`: its targets and its average picture are others than the
+    probe's, its skill stands in the table and decides nothing here. Where images are given, it has the same.
     """
     metric = primary(metrics)
     skill, own = finite(metric.get("skill")), interval(metric.get("skill_ci95"))
@@ -167,7 +177,8 @@ def verdict(metrics: Metrics) -> str:
         return "No skill is defined for this metric, so nothing is concluded here."
     if (own[0] if own else skill) <= 0:
         return "The probe is no better than the average picture: no knowledge is shown."
-    known = {k: c for k, c in (metric.get("controls") or {}).items() if finite(c.get("skill")) is not None and k != "random"}
+    other = () if probe and given(probe) else ("random",)
+    known = {k: c for k, c in (metric.get("controls") or {}).items() if finite(c.get("skill")) is not None and k not in other}
     if not known:
         return ("The probe is better than the average picture. No control on its own targets was run, so how much of that "
                 "the generator knew, and how much the adapter learnt, stays open.")
