@@ -71,7 +71,8 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         weights: "pretrained"; "random" or "random:SEED" for the control with fresh weights; "crossed" or
             "crossed:SEED" for trained latents in front of a fresh network
         device: where the network goes
-        config: the configuration's .yaml, for checkpoints that come in two files and do not lie beside each other
+        config: what a checkpoint is that does not say so itself: the .yaml of one of taming's, where that does not lie beside
+            it; for a single file of Stable Diffusion "sd15", "sd21-base", "sd21" or a diffusers folder
         options: of the family: for StyleGAN2 `truncation_psi`, `noise_mode`, `precision`
 
     Raises:
@@ -91,7 +92,8 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         built = family.build(name, checkpoint, world=world, **options)
         known = str(generator) in catalog() or not Path(generator).exists()       # on the hub
         address = name if known else str(Path(generator).resolve())
-        origin = {"config": str(Path(config).resolve())} if config else {}
+        # A family may know configurations by name, as Stable Diffusion's "sd21": only of a path the place is fixed.
+        origin = {"config": str(Path(config).resolve() if Path(config).exists() else config)} if config else {}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
     kind, _, seed = weights.partition(":")

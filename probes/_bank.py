@@ -98,10 +98,12 @@ class Request:
 @torch.no_grad()
 def drawn(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None = None,
           data: Data | None = None) -> tuple[State, Tensor]:
-    """(states, images [n, 3, H, W] in [-1, 1]): what `generator` draws from `seeds`, or those images of `data`."""
+    """(states, images [n, 3, H, W] in [-1, 1]): what `generator` draws from `seeds`, or those images of `data`. Raises
+    ValueError for numbers of which `data` has no image."""
     if data is None:
         state = generator.prepare(generator.sample(seeds, classes))
         return state, generator.image(state)
+    data.check(seeds)
     image = data.images(seeds, generator.resolution)
     return generator.prepare(generator.encode(image)), image
 

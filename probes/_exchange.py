@@ -10,7 +10,7 @@ from generators import Generator
 
 from ._bank import Request
 from ._intrinsics import Intrinsic, get_intrinsic
-from ._probe import Probe, free_name
+from ._probe import REFERENCE, Probe, free_name
 from ._record import start_record
 from ._settings import Settings
 from .data import Data, get_data
@@ -18,7 +18,7 @@ from .teachers import Teacher, Unsaid, get_teacher
 
 
 def import_lora(path: str | Path, generator: str | Generator, intrinsic: str | Intrinsic, prompt: str | None = None,
-                teacher: str | Teacher | None = None, data: str | Data | None = None, device: str = "cpu",
+                teacher: str | Teacher | None = None, data: str | Data | None = None, device: str | None = None,
                 ignore_text_encoder: bool = False,
                 generator_options: dict[str, int | float | bool | str | None] | None = None) -> Probe:
     """A LoRA that somebody else trained, as a probe: the paper's released weights, or any in diffusers', PEFT's or kohya's
@@ -34,13 +34,15 @@ def import_lora(path: str | Path, generator: str | Generator, intrinsic: str | I
         prompt: that it was trained with; the intrinsic's own by default
         teacher: what evaluations compare with, where one is asked for
         data: images to evaluate on
-        device: where a generator that is built goes
+        device: where the generator goes; by default a Generator stays where it is, and one that is built goes to the CPU
         ignore_text_encoder: leave out what the file trains in text encoders
         generator_options: of the Stable Diffusion
 
     Raises ValueError for a generator that is no Stable Diffusion and for a file of another base model, CheckpointError for a
     file that is no LoRA.
     """
+    if device is None:
+        device = str(generator.device) if isinstance(generator, Generator) else "cpu"
     built = generators.load(generator, device=device, **(generator_options or {}))
     if not built.reads_text:
         raise ValueError(f"generator: {built.name} is a {built.family}; LoRA files are exchanged for Stable Diffusion only")
@@ -54,14 +56,11 @@ def import_lora(path: str | Path, generator: str | Generator, intrinsic: str | I
     adapter = adapters.attach(built, free_name(built, bound.name), rank=file.rank, alpha=file.alpha, sites=file.sites,
                               prompt=prompt or bound.prompt or bound.name)
     adapter.load_state(file.state)
-    first, samples = 0, 0
-    if images is not None:
-        first = images.first_training_index
-        samples = 1000 if images.count is None else min(1000, images.count - first)
+    reference = range(0) if images is None else images.training(REFERENCE)
     settings = Settings(built.address, bound.name, judge.name, "lora", file.rank, file.alpha, "the file's", built.weights,
-                        samples, steps=0, batch=0, learning_rate=0.0, evaluate=0, controls=[], seed=0,
+                        len(reference), steps=0, batch=0, learning_rate=0.0, evaluate=0, controls=[], seed=0,
                         generator_options={**built.options, **built.origin}, data=images and images.name, prompt=adapter.prompt)
-    request = Request(built, judge, bound, first, samples, data=images)
+    request = Request(built, judge, bound, reference.start, len(reference), data=images)
     record = start_record(built, bound, judge, images, adapter, settings, request)
     record["training"].update(status="finished", imported=dict(file=Path(file.source).name, style=file.style))
     return Probe(built, adapter, bound, record, None, judge, images)

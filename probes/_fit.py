@@ -125,10 +125,15 @@ def fit(
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes), accumulate, save_every)
     if note := launch_note(processes):
         manner.reporter.say(note)
+    if isinstance(generator, Generator) and generator.weights.startswith("crossed"):
+        raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
+                         "the pretrained one with weights='crossed'")
     with processes:
         options = generator_options or {}
         built = generators.load(generator, weights, manner.device, **options)
-        _check_controls(generator, built, controls)
+        _check_controls(built, controls)
+        if prompt is not None and not built.reads_text:
+            raise ValueError(f"prompt: {built.name} reads no text; leave prompt out")
         images = _data(data, built)
         bound, teacher = _bound(get_intrinsic(intrinsic), teacher, built, images, manner)
         if against is not None:
@@ -150,7 +155,8 @@ def fit(
         with claimed(folder) if processes.main else nullcontext():
             crossed = built.weights.startswith("crossed")
             source = generators.load(generator, "pretrained", manner.device, **options) if crossed else None
-            probe, finished = None, processes.share(lambda: holds_finished(folder, settings, overwrite))
+            pairs = _pairs(built, source, bound, teacher, images, settings)
+            probe, finished = None, processes.share(lambda: holds_finished(folder, settings, pairs, overwrite))
             if finished:
                 probe = _loaded(folder, built, source, bound, teacher, images, processes)
             scored = finished and probe.last_evaluation is not None and probe.record["request"] == settings.as_dict()
@@ -172,14 +178,11 @@ def fit(
     return probe
 
 
-def _check_controls(generator: str | Generator, built: Generator, controls: Sequence[str]) -> None:
+def _check_controls(built: Generator, controls: Sequence[str]) -> None:
     trained = sorted(set(controls) & set(TRAINED))
     if built.weights != "pretrained" and trained:
         raise ValueError(f"controls: {', '.join(trained)} compare with untrained networks, and this generator's weights are "
                          f"{built.weights} already; ask for them on the pretrained one")
-    if isinstance(generator, Generator) and built.weights.startswith("crossed"):
-        raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
-                         "the pretrained one with weights='crossed'")
 
 
 def _bound(intrinsic: Intrinsic, teacher: str | Teacher, generator: Generator, images: Data | None,
@@ -218,6 +221,14 @@ def _schedule(settings: Settings) -> Schedule:
     return Schedule(settings.steps, settings.batch, settings.learning_rate, settings.seed)
 
 
+def _pairs(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher, images: Data | None,
+           settings: Settings) -> Request:
+    """What a fit learns from."""
+    first = images.first_training_index if images else FIRST_TRAINING_SEED
+    return Request(source or generator, teacher, intrinsic, first, settings.samples, settings.classes, data=images,
+                   latents=generator.output_space == "latents")
+
+
 def _bank(request: Request, manner: _Manner) -> Bank:
     """Built by the main process, then opened by the others: built again only on nodes that do not share its disk."""
     if manner.processes.main:
@@ -229,9 +240,8 @@ def _bank(request: Request, manner: _Manner) -> Bank:
 
 def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher, images: Data | None,
              settings: Settings, folder: Path, manner: _Manner, tracker: Tracker) -> Probe:
-    first, processes = images.first_training_index if images else FIRST_TRAINING_SEED, manner.processes
-    request = Request(source or generator, teacher, intrinsic, first, settings.samples, settings.classes, data=images,
-                      latents=generator.output_space == "latents")
+    processes = manner.processes
+    request = _pairs(generator, source, intrinsic, teacher, images, settings)
     bank = _bank(request, manner)
     adapter = adapters.attach(generator, free_name(generator, intrinsic.name), settings.scope, settings.rank,
                               settings.alpha, settings.seed, prompt=settings.prompt)
@@ -304,7 +314,8 @@ def _trained_controls(probe: Probe, generator: str | Generator, teacher: Teacher
         place = folder / "controls" / name
         altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})
         source = probe.generator if name == "crossed" else None
-        if processes.share(lambda: holds_finished(place, altered, overwrite=False)):      # noqa: B023 (called here and now)
+        pairs = _pairs(own, source, probe.intrinsic, teacher, probe.data, altered)
+        if processes.share(lambda: holds_finished(place, altered, pairs, False)):      # noqa: B023 (called here and now)
             found[name] = _loaded(place, own, source, probe.intrinsic, teacher, probe.data, processes)
             continue
         manner.reporter.say(f"control: {weights}")

@@ -27,9 +27,11 @@ from ._intrinsics import Intrinsic, get_intrinsic
 from ._photos import PhotoPrediction, predict_photos
 from .data import Data, get_data
 from .metrics import get_protocol, summarise
-from .teachers import Teacher, get_teacher
+from .teachers import Teacher, Unsaid, get_teacher
 
 Scores = dict[str, np.ndarray]
+RESULTS = ("metrics.json", "samples.csv", "samples.png", "report.html")      # of an evaluation, in a run folder
+REFERENCE = 1000        # images that the controls of an adapter from elsewhere are fitted on
 
 
 class RunError(ValueError):
@@ -88,7 +90,7 @@ class Probe:
         intrinsic: what it emits
         record: the contents of probe.json: everything needed to rebuild and reproduce
         source: draws latents and images; the generator itself, except in the crossed control
-        teacher: labels them; looked up by the record's name where it is not given
+        teacher: labels them, a Teacher or its name; looked up by the record's name where it is not given
         data: images of a generator that is driven by images; looked up likewise
         last_evaluation: what `evaluate` returned last
     """
@@ -98,7 +100,7 @@ class Probe:
     intrinsic: Intrinsic
     record: dict
     source: Generator | None = None
-    teacher: Teacher | None = None
+    teacher: str | Teacher | None = None
     data: Data | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
     last_evaluation: Evaluation | None = None
@@ -120,21 +122,40 @@ class Probe:
 
     @property
     def images(self) -> Data | None:
-        """Where the images come from, for a generator that is driven by them."""
-        if self.data is None and self.generator.driven_by == "images":
-            if self.record["data"] is None:
-                raise ValueError("data: this probe came without data of its own; give images")
-            self.data = get_data(self.record["data"]["name"])
-            if self.data.fingerprint != self.record["data"]["fingerprint"]:
-                raise RunError(f"data: {self.data.name} has changed since this probe was fitted; fit it again")
+        """Where the images come from, for a generator that is driven by them. Raises RunError if they are others than it was
+        fitted on."""
+        if self.generator.driven_by != "images":
+            return None
+        about = self.record["data"]
+        if self.data is None:
+            if about is None:
+                raise ValueError("data: this probe came without data of its own; give images, or load or import it with data=")
+            self.data = get_data(about["name"])
+        if about is not None and not self.untaught and self.data.fingerprint != about["fingerprint"]:
+            raise RunError(f"data: the images of {self.data.name} are not those this probe was fitted on (fingerprint "
+                           f"{self.data.fingerprint[:12]}, expected {about['fingerprint'][:12]}); bring those back, or fit it "
+                           "again")
         return self.data
 
-    def predict(self, seeds: Iterable[int] = range(8), classes: Sequence[int] | None = None, images: Any = None,
+    @property
+    def untaught(self) -> bool:
+        """Whether it came without its story: any teacher and data may judge it, none of which it was fitted on."""
+        return self.record["teacher"]["name"] == Unsaid.name
+
+    @property
+    def fitted_on(self) -> range:
+        """Seeds, or images by number, of its bank; where that is not known, those that its controls are fitted on."""
+        images, about = self.images, self.record["bank"]
+        if self.untaught and images is not None:
+            return images.training(REFERENCE)
+        return range(about["first_seed"], about["first_seed"] + about["samples"])
+
+    def predict(self, seeds: Iterable[int] | None = None, classes: Sequence[int] | None = None, images: Any = None,
                 size: int | None = None, policy: str = "resize") -> Prediction | list[PhotoPrediction]:
         """Images and their intrinsic for `seeds`; or, of a generator that is driven by images, the intrinsic of `images`.
 
         Args:
-            seeds: any numbers; of a generator that is driven by images, which of its data's
+            seeds: any numbers; of a generator that is driven by images, which of its data's; by default the first eight
             classes: of a conditional generator: one label for all, or one for each seed; by default those that the probe
                 was fitted on, in turn
             images: photographs: a folder, a path, a pattern, a Pillow image, an array, a tensor, or a list of these (see
@@ -144,12 +165,15 @@ class Probe:
 
         Returns a Prediction, or a list of PhotoPrediction for `images`.
 
-        Raises ValueError for an empty list of seeds, or classes the generator does not have; ImageError, a ValueError, for
-        what is no image.
+        Raises ValueError for an empty list of seeds, numbers the data does not have, classes the generator does not have, and
+        seeds or classes beside images; ImageError, a ValueError, for what is no image.
         """
         if images is not None:
+            if beside := [name for name, value in (("seeds", seeds), ("classes", classes)) if value is not None]:
+                raise ValueError(f"{beside[0]}: images are given, so nothing is drawn; leave {' and '.join(beside)} out, or "
+                                 "images")
             return list(predict_photos(self, images, size, policy))
-        seeds = [int(s) for s in seeds]
+        seeds = [int(s) for s in (range(8) if seeds is None else seeds)]
         if not seeds:
             raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
         if classes is None and self.classes:
@@ -167,29 +191,22 @@ class Probe:
             maps.append(self.intrinsic.to_map(self.emit(state)))
         return Prediction(torch.cat(images), torch.cat(maps), self.intrinsic, tuple(seeds))
 
-    def evaluate(self, seeds: int | range = 500, controls: Sequence[str] = ("latent", "rgb"),
+    def evaluate(self, seeds: int | range | None = None, controls: Sequence[str] = ("latent", "rgb"),
                  trained_controls: dict[str, Probe] | None = None,
                  progress: Callable[[str], None] | None = None, against: str | Teacher | None = None) -> Evaluation:
         """Scores the probe on seeds it was not fitted on, with controls beside it.
 
         Args:
-            seeds: how many, from 0; or a range
+            seeds: how many, from 0; or a range; 500 by default, or as many as are held out where those are fewer
             controls: closed-form controls to fit on the probe's own bank and score too: "latent", "rgb"
             trained_controls: probes of untrained networks, already fitted, by name
             progress: called with a line at each stage
             against: the judge: "exact" for the data's exact maps, another teacher, or by default the one it was fitted on
         """
-        seeds = range(int(seeds)) if isinstance(seeds, Integral) else seeds
         for name in controls:
             if name not in CLOSED_FORM:
                 raise unknown("controls", name, CLOSED_FORM)
-        training = range(self.record["bank"]["first_seed"], self.record["bank"]["first_seed"]
-                         + self.record["bank"]["samples"])
-        if not len(seeds) or seeds.step != 1:
-            raise ValueError(f"seeds: expected a count of at least 1 or a range of step 1, got {seeds}")
-        if seeds.start < training.stop and training.start < seeds.stop:
-            raise ValueError(f"seeds: {seeds} overlaps the seeds this probe was fitted on ({training}); "
-                             "evaluate on others, for instance seeds=500")
+        seeds = self._unseen(seeds)
         say = progress or (lambda line: None)
         protocol = get_protocol(self.intrinsic.protocol)
         bank = self.training_bank()
@@ -217,6 +234,23 @@ class Probe:
         self.last_evaluation = Evaluation(metrics, rows)
         return self.last_evaluation
 
+    def _unseen(self, seeds: int | range | None) -> range:
+        """The seeds to evaluate on, none of which is one the probe was fitted on."""
+        training, images = self.fitted_on, self.images
+        likely = min(500, training.start)
+        seeds = likely if seeds is None else seeds
+        seeds = range(int(seeds)) if isinstance(seeds, Integral) else seeds
+        if not len(seeds) or seeds.step != 1:
+            raise ValueError(f"seeds: expected a count of at least 1 or a range of step 1, got {seeds}")
+        if seeds.start < training.stop and training.start < seeds.stop:
+            held = "for instance" if images is None or images.count is None else (
+                f"of the {images.count} images of {images.name} the first {training.start} are held out:")
+            raise ValueError(f"seeds: {seeds} overlaps what this probe was fitted on ({training}); evaluate on others, {held} "
+                             f"seeds={likely}")
+        if images is not None:
+            images.check(seeds)
+        return seeds
+
     def scores(self, bank: Bank, predict: Callable[[State], Tensor]) -> Scores:
         """Per-sample scores of `predict` on a bank, by the intrinsic's protocol."""
         protocol, found = get_protocol(self.intrinsic.protocol), []
@@ -228,10 +262,11 @@ class Probe:
         return {k: torch.cat([f[k] for f in found]).double().numpy() for k in found[0]}
 
     def taught_by(self) -> Teacher:
-        """The teacher it was fitted on. Raises RunError if that is another by now."""
+        """The teacher it was fitted on, or of an adapter from elsewhere the one that was given. Raises RunError if that is
+        another by now, ValueError where nobody knows one."""
         teacher = get_teacher(self.teacher or self.record["teacher"]["name"], self.intrinsic.name, self.images)
         self.teacher = teacher.to(self.generator.device)
-        if teacher.fingerprint != self.record["teacher"]["fingerprint"]:
+        if not self.untaught and teacher.fingerprint != self.record["teacher"]["fingerprint"]:
             raise RunError(f"teacher: {teacher.name} has changed since this probe was fitted (version "
                            f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")
         return teacher
@@ -244,16 +279,19 @@ class Probe:
                                  self.classes, dtype, self.images, latents))
 
     def training_bank(self) -> Bank:
-        first = self.record["bank"]["first_seed"]
-        return self.bank(range(first, first + self.record["bank"]["samples"]), dtype="float16")
+        return self.bank(self.fitted_on, dtype="float16")
 
     def save(self, folder: str | Path) -> Path:
-        """Writes adapter/ (PEFT's format) and probe.json, each file whole or not at all. Returns the folder."""
+        """Writes adapter/ (PEFT's format) and probe.json, each file whole or not at all; scores of another probe in the folder
+        are removed. Returns the folder."""
         folder = Path(folder)
         (folder / "adapter").mkdir(parents=True, exist_ok=True)
         tensors = {f"base_model.model.{k}": v.contiguous() for k, v in self.adapter.state().items()}
-        write_bytes_atomically(folder / "adapter" / "adapter_model.safetensors",
-                               safetensors.torch.save(tensors, {"format": "pt"}))
+        weights = safetensors.torch.save(tensors, {"format": "pt"})
+        if not _is_saved(folder, self.record, weights):
+            for name in RESULTS:
+                (folder / name).unlink(missing_ok=True)
+        write_bytes_atomically(folder / "adapter" / "adapter_model.safetensors", weights)
         config = self.adapter.config.to_dict()
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         config["target_modules"] = self.adapter.site_names
@@ -263,7 +301,8 @@ class Probe:
 
 
 def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None,
-         source: Generator | None = None, teacher: Teacher | None = None, data: Data | None = None) -> Probe:
+         source: Generator | None = None, teacher: str | Teacher | None = None,
+         data: str | Path | Data | None = None) -> Probe:
     """Loads a saved probe.
 
     Args:
@@ -272,8 +311,9 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
         device: where a generator that is built goes
         name: of the adapter on its generator; by default the intrinsic's name, numbered if it is taken
         source: for a crossed control, the trained generator whose latents and targets it was fitted on
-        teacher: what evaluations compare with; by default the registered teacher of the record's name
-        data: images of a generator that is driven by images; by default what the record names
+        teacher: what evaluations compare with; by default the registered teacher of the record's name. It must be the one
+            the probe was fitted on, except for a LoRA that was imported without one
+        data: images of a generator that is driven by images; by default what the record names. The same holds for them
 
     Raises RunError if the folder is incomplete, of another version, or made for another generator.
     """
@@ -302,8 +342,21 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
                               alpha=method["alpha"], sites=method["sites"], prompt=method.get("prompt"))
     adapter.load_state({k.removeprefix("base_model.model."): v for k, v in tensors.items()})
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
+    data = None if data is None else get_data(data)
     curve = [tuple(point) for point in record["training"].get("curve", [])]
     return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, _evaluation(folder))
+
+
+def _is_saved(folder: Path, record: dict, weights: bytes) -> bool:
+    """Whether a run folder holds this very adapter, whatever it was scored on; its results are then this probe's."""
+    def essence(record: dict) -> dict:
+        return {k: v for k, v in json.loads(json.dumps(record)).items() if k != "request"}
+
+    try:
+        there = json.loads((folder / "probe.json").read_text())
+        return essence(there) == essence(record) and (folder / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+    except (FileNotFoundError, ValueError, AttributeError):
+        return False
 
 
 def _rebuilt(about: dict, weights: str, device: str) -> Generator:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ._probe import Probe, RunError
+from ._bank import Request
+from ._probe import RESULTS, Probe, RunError
 from ._settings import Settings
 
 
@@ -34,13 +35,25 @@ class claimed:
         self.lock.release()          # the file stays: removing it would let two processes hold two locks
 
 
-def holds_finished(folder: Path, settings: Settings, overwrite: bool) -> bool:
-    """Whether the folder holds these very weights, fitted. Clears it on overwrite, refuses another run's."""
+_ADVICE = "choose another folder with --out, or discard it with --overwrite true"
+
+
+def vacate(folder: Path, overwrite: bool) -> None:
+    """Raises RunError where the folder holds a run; discards that on overwrite."""
     if overwrite:
-        for name in ("training-state", "probe.json", "metrics.json", "samples.csv", "samples.png", "report.html"):
+        for name in ("training-state", "probe.json", *RESULTS):
             (folder / name).unlink(missing_ok=True)
         for name in ("controls", "adapter", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
+    elif (folder / "probe.json").exists():
+        raise RunError(f"out: {folder} holds a run already; {_ADVICE}")
+
+
+def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: bool) -> bool:
+    """Whether the folder holds these very weights, fitted on these very pairs. Clears it on overwrite, refuses another
+    run's."""
+    if overwrite:
+        vacate(folder, overwrite)
     path = folder / "probe.json"
     if not path.exists():
         return False
@@ -48,9 +61,22 @@ def holds_finished(folder: Path, settings: Settings, overwrite: bool) -> bool:
     request = record.get("request") or {}
     changed = [k for k, v in settings.of_the_weights().items() if request.get(k) != v]
     if changed:
-        raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; choose another folder with --out, "
-                       "or discard it with --overwrite true")
+        raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; {_ADVICE}")
+    if record["bank"]["key"] != pairs.key:
+        raise RunError(f"out: {folder} holds a run that was fitted on other pairs: {_difference(record, pairs)}; {_ADVICE}")
     return record["training"]["status"] == "finished"
+
+
+def _difference(record: dict, pairs: Request) -> str:
+    """Why the pairs of a record are not those asked for, as far as the record tells."""
+    options, now = record["intrinsic"]["options"], pairs.intrinsic.options
+    found = [f"{name} {options.get(name)} then, {value} now" for name, value in now.items() if options.get(name) != value]
+    if pairs.data is not None and (record.get("data") or {}).get("fingerprint") != pairs.data.fingerprint:
+        found.append(f"the images of {pairs.data.name} have changed since")
+    if record["teacher"]["fingerprint"] != pairs.teacher.fingerprint:
+        found.append(f"teacher {pairs.teacher.name} has changed since (version {record['teacher']['version']} then, "
+                     f"{pairs.teacher.version} now)")
+    return ", ".join(found) or "the generator that drew them, or the version of this software, is another now"
 
 
 def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:

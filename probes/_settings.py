@@ -10,6 +10,7 @@ from generators._names import unknown
 from ._controls import CLOSED_FORM, TRAINED
 
 METHODS = ("lora",)
+_FILES = (".safetensors", ".pickle", ".pkl", ".ckpt", ".bin", ".pt")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def check_arguments(method: str, controls: Sequence[str], counts: dict[str, int 
 
 
 def default_folder(settings: Settings) -> Path:
-    """runs/GENERATOR-INTRINSIC, with the weights where they are a control's."""
+    """runs/GENERATOR-INTRINSIC, with the weights where they are a control's; the ending of a file's name is left out."""
     tail = "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
-    return Path("runs") / f"{Path(settings.generator).stem}-{settings.intrinsic}{tail}"
+    path = Path(settings.generator)          # or a name of the hub, which may end in v1.5
+    name = path.stem if path.suffix.lower() in _FILES else path.name
+    return Path("runs") / f"{name}-{settings.intrinsic}{tail}"

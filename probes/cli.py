@@ -42,7 +42,7 @@ def convert(source: str, target: str, overwrite: bool = False, yaml: str | None 
     print(f"{done.destination}: {done.family}, {done.parameters:,} parameters")
 
 
-def predict(run: str, images: list[str] = [], seeds: int = 8, first_seed: int = 0,  # noqa: B006
+def predict(run: str, images: list[str] = [], seeds: int | None = None, first_seed: int | None = None,  # noqa: B006
             classes: list[int] | None = None, output: str | None = None, formats: list[str] = ["npy", "png"],  # noqa: B006
             size: int | None = None, policy: str = "resize", overwrite: bool = False, device: str = "cpu") -> None:
     """Draws images and their intrinsic with a saved probe, or the intrinsic of photographs.
@@ -50,11 +50,11 @@ def predict(run: str, images: list[str] = [], seeds: int = 8, first_seed: int = 
     Args:
         run: folder that `probes fit` wrote
         images: photographs, folders of them, patterns; for probes of generators that are driven by images
-        seeds: without images: how many
-        first_seed: the first of them
-        classes: of a conditional generator, one label for all or one for each seed
+        seeds: without images: how many; 8 by default
+        first_seed: without images: the first of them; 0 by default
+        classes: without images: of a conditional generator, one label for all or one for each seed
         output: without images a .png to look at, prediction.png by default, the map itself beside it as .npy, float32;
-            with images a folder, predictions by default, in which what is there already is kept
+            with images a folder, predictions by default, in which what this probe made already is kept
         formats: with images: npy, exr, png16, png
         size: with images: of the shorter side as the generator sees it; by default what it was fitted on
         policy: with images: resize, square or native
@@ -63,6 +63,9 @@ def predict(run: str, images: list[str] = [], seeds: int = 8, first_seed: int = 
     """
     from ._probe import load
 
+    if images and (beside := [f"--{name}" for name, value in dict(seeds=seeds, first_seed=first_seed, classes=classes).items()
+                              if value is not None]):
+        raise ValueError(f"images: with photographs nothing is drawn; leave {' and '.join(beside)} out")
     probe = load(run, device=device)
     if images:
         _predict_photos(probe, images, output or "predictions", formats, size, policy, overwrite)
@@ -74,6 +77,7 @@ def predict(run: str, images: list[str] = [], seeds: int = 8, first_seed: int = 
     from ._files import write_bytes_atomically
 
     output = output or "prediction.png"
+    first_seed, seeds = first_seed or 0, 8 if seeds is None else seeds
     prediction = probe.predict(range(first_seed, first_seed + seeds), classes)
     prediction.save_picture(output)
     array = io.BytesIO()
@@ -98,14 +102,15 @@ def _predict_photos(probe, images: list[str], output: str, formats: list[str], s
         raise ValueError(f"{len(failed)} of the images could not be read; the others are done")
 
 
-def evaluate(run: str, seeds: int = 500, controls: list[str] = ["latent", "rgb"],  # noqa: B006
-             device: str = "cpu") -> None:
+def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent", "rgb"],  # noqa: B006
+             against: str | None = None, device: str = "cpu") -> None:
     """Scores a saved probe again, on any number of unseen seeds, and prints the table.
 
     Args:
         run: folder that `probes fit` wrote
-        seeds: how many, from 0
+        seeds: how many, from 0; 500 by default, or as many images as are held out
         controls: latent, rgb
+        against: exact, for data with exact maps, or a teacher; by default what the run was scored against before
         device: cpu or cuda
     """
     from rich.console import Console
@@ -114,7 +119,8 @@ def evaluate(run: str, seeds: int = 500, controls: list[str] = ["latent", "rgb"]
     from .report import result_table
 
     probe = load(run, device=device)
-    result = probe.evaluate(seeds, controls)
+    against = against or (probe.record.get("request") or {}).get("against")
+    result = probe.evaluate(seeds, controls, against=against)
     Console(highlight=False).print(result_table(result.metrics, probe.record))
 
 
@@ -136,7 +142,7 @@ def export(run: str, target: str, style: Literal["diffusers", "comfyui"] = "diff
 
 def import_(file: str, generator: str, intrinsic: str, out: str, prompt: str | None = None, teacher: str | None = None,
             data: str | None = None, ignore_text_encoder: bool = False,
-            generator_options: dict[str, int | float | bool | str | None] | None = None) -> None:
+            generator_options: dict[str, int | float | bool | str | None] | None = None, overwrite: bool = False) -> None:
     """Makes a run folder of a LoRA that somebody else trained on Stable Diffusion.
 
     Args:
@@ -149,11 +155,19 @@ def import_(file: str, generator: str, intrinsic: str, out: str, prompt: str | N
         data: images to evaluate on
         ignore_text_encoder: leave out what the file trains in text encoders
         generator_options: of the Stable Diffusion
+        overwrite: discard the run that `out` holds
     """
     from ._exchange import import_lora
+    from ._run_folder import claimed, vacate
 
-    probe = import_lora(file, generator, intrinsic, prompt, teacher, data, "cpu", ignore_text_encoder, generator_options)
-    print(f"{probe.save(out)}: {probe.adapter.size:,} parameters on {len(probe.adapter.site_names)} sites of "
+    folder = Path(out)
+    if not overwrite:
+        vacate(folder, overwrite)           # known before anything is read
+    probe = import_lora(file, generator, intrinsic, prompt, teacher, data, None, ignore_text_encoder, generator_options)
+    with claimed(folder):
+        vacate(folder, overwrite)
+        probe.save(folder)
+    print(f"{out}: {probe.adapter.size:,} parameters on {len(probe.adapter.site_names)} sites of "
           f"{probe.generator.name}")
 
 

@@ -58,11 +58,12 @@ def _stable_diffusion(**options) -> Callable[[], Generator]:
             vae=dict(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=[8, 16, 16], layers_per_block=1,
                      down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3, norm_num_groups=8,
                      sample_size=32, scaling_factor=2.0, mid_block_add_attention=False),
-            text_encoder=dict(vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            text_encoder=dict(vocab_size=9, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
                               max_position_embeddings=6, bos_token_id=0, eos_token_id=1, pad_token_id=1),
             scheduler=dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                            prediction_type="v_prediction"),
-            resolution=32, vocabulary=("<start>", "<end>", "<unknown>", "surface", "normal", "depth", "map", "albedo"))
+            resolution=32, vocabulary=("<start>", "<end>", "<unknown>", "surface", "normal", "depth", "map", "albedo",
+                                        "shading"))
         return StableDiffusion("tiny", StableDiffusionNetwork(config, seed=3), world="scenes", **options)
 
     return build

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from families import FAMILIES
 
 import generators
 from generators import _catalog
 from generators._families import PACKAGES, READERS, readers
 from generators._public import public
+from generators.checkpoints import Checkpoint
 
 
 @pytest.fixture
@@ -51,6 +53,18 @@ def test_other_names_are_a_hubs_or_unknown(asked, tmp_path):
     with pytest.raises(generators.UnknownNameError, match="did you mean 'sd-v1-5'"):
         _catalog._locate("sd-v15")
     assert len(asked) == 1
+
+
+def test_a_configuration_is_a_name_of_the_familys_or_a_path(monkeypatch, tmp_path):
+    """What is recorded of it loads the generator again, from wherever that is done."""
+    generator = FAMILIES["stable-diffusion"][0]()
+    monkeypatch.setattr("generators.checkpoints.read_checkpoint", lambda path, config: Checkpoint(
+        "stable-diffusion", generator.network.config.to_dict(), dict(generator.network.state_dict()), str(path), "0"))
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("sd21", "sd21"), ("folder", str(tmp_path / "folder"))):
+        assert generators.load("model.safetensors", config=given).origin == {"config": kept}
 
 
 def test_readers_are_of_families_and_their_formats():

@@ -9,6 +9,7 @@ from tiny import SMALL
 import probes
 from adapters.sd_files import read_lora
 from probes import cli
+from probes.data._scenes import Scenes
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,39 @@ def test_what_a_file_does_not_say_is_asked_for(run, tmp_path):
     assert depth.intrinsic.options["encoding"] == "relative" and 0 <= values.min() and values.max() <= 1
 
 
+def test_an_imported_run_is_scored_by_whatever_it_is_given(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("probes._probe.REFERENCE", 12)
+    _, probe = run
+    build = FAMILIES["stable-diffusion"][0]
+    written = probes.export_lora(probe, tmp_path / "a.safetensors")
+    saved = probes.import_lora(written, build(), "shading").save(tmp_path / "run")
+    with pytest.raises(ValueError, match="load or import it with data="):
+        probes.load(saved, build()).evaluate(4)
+    with pytest.raises(ValueError, match="teacher: this probe came as a LoRA file"):
+        probes.load(saved, build(), data="scenes").evaluate(4)
+    loaded = probes.load(saved, build(), teacher="exact", data="scenes")
+    result = loaded.evaluate(4, controls=["rgb"])
+    assert result.metrics["against"].startswith("exact") and loaded.fitted_on == range(1_000_000, 1_000_012)
+    state, truth = loaded.bank(range(4)).batch(slice(0, 4))
+    expected = loaded.scores(loaded.bank(range(4)), loaded.emit)["rms"].mean()
+    assert result.metrics["metrics"]["rms"]["value"] == pytest.approx(expected)
+    torch.testing.assert_close(truth[:, :1], Scenes().truth(range(4), 32, "shading") * 2 - 1)
+
+
+def test_a_generator_stays_on_its_device(run, tmp_path, monkeypatch):
+    _, probe = run
+    written, generator, asked = probes.export_lora(probe, tmp_path / "a.safetensors"), FAMILIES["stable-diffusion"][0](), []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(generator), "device", property(lambda self: torch.device("cuda", 1)))
+        patch.setattr("generators.load", lambda *a, device, **k: asked.append(device) or FAMILIES["stylegan2"][0]())
+        for options in ({}, dict(device="cpu")):
+            with pytest.raises(ValueError, match="is a stylegan2"):
+                probes.import_lora(written, generator, "shading", **options)
+        with pytest.raises(ValueError, match="is a stylegan2"):
+            probes.import_lora(written, "stylegan2-scenes", "shading")
+    assert asked == ["cuda:1", "cpu", "cpu"]
+
+
 def test_other_generators_and_other_base_models_are_refused(run, tmp_path):
     _, probe = run
     written = probes.export_lora(probe, tmp_path / "a.safetensors")
@@ -75,3 +109,23 @@ def test_command_line(run, tmp_path, capsys, monkeypatch):
     assert cli.main(["import", "--file", str(tmp_path / "out"), "--generator", "sd", "--intrinsic", "shading", "--out",
                      str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+    again = ["import", "--file", str(tmp_path / "out"), "--generator", "sd", "--intrinsic", "shading", "--out"]
+    own = tmp_path / "own"
+    probes.fit(FAMILIES["stable-diffusion"][0](), out=str(own), **{**SMALL, "evaluate": 4, "steps": 2, "controls": []})
+    before = (own / "probe.json").read_bytes()
+    assert cli.main([*again, str(own)]) == 1
+    assert "holds a run already; choose another folder with --out" in capsys.readouterr().err
+    assert (own / "probe.json").read_bytes() == before and (own / "metrics.json").exists()
+    assert cli.main([*again, str(own), "--overwrite", "true"]) == 0
+    assert "imported" in json.loads((own / "probe.json").read_text())["training"]
+    assert not (own / "metrics.json").exists() and not (own / "report.html").exists()
+
+
+def test_evaluating_again_compares_with_what_the_run_was_scored_against(run, capsys, monkeypatch):
+    folder, probe = run
+    monkeypatch.setattr("probes._probe.load", lambda run, device: probe)
+    monkeypatch.setitem(probe.record["request"], "against", "exact")
+    assert cli.main(["evaluate", str(folder), "--seeds", "4", "--controls", "[]"]) == 0
+    assert probe.last_evaluation.metrics["against"].startswith("exact")
+    assert cli.main(["evaluate", str(folder), "--seeds", "4", "--controls", "[]", "--against", "brightness"]) == 0
+    assert probe.last_evaluation.metrics["against"] == "brightness 1"

@@ -1,6 +1,8 @@
 """The main road: fit, run folder, load, predict, evaluate, several probes on one generator, controls, bad input."""
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tiny import SMALL
 import adapters
 import generators
 import probes
+from probes._settings import Settings, default_folder
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +109,6 @@ def test_a_probe_fits_only_its_generator(run, tmp_path):
     with pytest.raises(probes.RunError, match="not a finished run"):
         probes.load(tmp_path)
     broken = tmp_path / "broken"
-    import shutil
-
     shutil.copytree(folder, broken)
     weights = broken / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -121,6 +122,39 @@ def test_every_family_fits_saves_and_loads(family, tmp_path):
     probe = probes.fit(generator, out=str(tmp_path), **{**SMALL, "steps": 12})
     loaded = probes.load(tmp_path, FAMILIES[family][0]())
     assert torch.equal(loaded.predict([5]).map, probe.predict([5]).map)
+
+
+def test_crossed_weights_of_a_generator_that_is_built_already(tmp_path):
+    settings = {**SMALL, "steps": 4, "evaluate": 0, "controls": []}
+    trained = FAMILIES["stylegan2"][0]()
+    probe = probes.fit(trained, out=str(tmp_path / "a"), weights="crossed:1", **settings)
+    assert probe.record["generator"]["weights"] == "crossed:1" and probe.drawn_by is trained
+    for weights in ("pretrained", "crossed"):
+        with pytest.raises(ValueError, match="crossed generator cannot be fitted by itself"):
+            probes.fit(trained.crossed(0) if weights == "pretrained" else probe.generator, out=str(tmp_path / "b"),
+                       weights=weights, **settings)
+
+
+def test_a_probe_saved_over_another_does_not_keep_its_scores(run, tmp_path):
+    folder, probe = run
+    shutil.copytree(folder, tmp_path / "run")
+    results = [tmp_path / "run" / name for name in ("metrics.json", "samples.csv", "samples.png", "report.html")]
+    probes.load(tmp_path / "run").save(tmp_path / "run")
+    assert all(path.exists() for path in results)
+    other = probes.load(folder)
+    other.adapter.load_state({k: v / 2 for k, v in other.adapter.state().items()})
+    other.save(tmp_path / "run")
+    assert not any(path.exists() for path in results)
+    assert probes.load(tmp_path / "run").last_evaluation is None
+
+
+@pytest.mark.parametrize(("generator", "folder"), [
+    ("owner/model-v1.5", "model-v1.5-normal"), ("stylegan2-scenes@64k", "stylegan2-scenes@64k-normal"),
+    ("/data/ffhq.v2.safetensors", "ffhq.v2-normal"), ("/data/ffhq.PKL", "ffhq-normal"), ("/data/sd-2.1", "sd-2.1-normal")])
+def test_default_folders_name_the_generator(generator, folder):
+    arguments = dict.fromkeys(("teacher", "method", "rank", "alpha", "scope", "samples", "steps", "batch", "learning_rate",
+                               "evaluate", "controls", "seed"))
+    assert default_folder(Settings(generator, "normal", weights="pretrained", **arguments)) == Path("runs") / folder
 
 
 @pytest.mark.parametrize("family", ["stylegan2-conditional", "stylegan-xl-conditional", "vqgan-conditional"])
@@ -193,6 +227,7 @@ def test_a_generator_of_the_users_own(tmp_path):
     (dict(steps=0), "steps: expected at least 1"),
     (dict(learning_rate=-1.0), "learning_rate"),
     (dict(evaluate=-1), "evaluate"),
+    (dict(prompt="shading"), "prompt: stylegan2-scenes reads no text; leave prompt out"),
 ])
 def test_bad_input_names_the_argument(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from make_images import smooth
 
 from generators._names import UnknownNameError
-from probes.images import Fitted, Photo, fit
+from probes.images import Fitted, ImageError, Photo, fit
 
 
 @pytest.mark.parametrize("policy,size,given,inner,whole", [
@@ -71,6 +71,17 @@ def test_normals_stay_unit_vectors_also_where_they_cancel():
     assert (back[:, 2] == -1).any()
     same = fit(Photo(smooth(64, 64), "a"), size=64)
     assert torch.allclose(same.restore(normals[:, :, :64, :64] * 3, "normal"), normals[:, :, :64, :64], atol=1e-6)
+
+
+def test_a_photograph_may_not_become_more_than_a_network_can_take():
+    strip = Photo(smooth(8, 3000), "strip.png")
+    with pytest.raises(ImageError, match=r"strip.png: its 8×3000 pixels would become 512×192000, .*size, or policy='square'"):
+        fit(strip)
+    assert fit(strip, size=64).size == (64, 24000) and fit(strip, policy="square").size == (512, 512)
+    for options, advice in (({"size": 8192, "policy": "square"}, "8192×8192.*pass a smaller size, or crop"),
+                            ({"multiple": 6000, "size": None, "policy": "native"}, "6000×6000.*policy='resize'")):
+        with pytest.raises(ImageError, match=advice):
+            fit(Photo(smooth(20, 20), "a.jpg"), **options)
 
 
 def test_bad_fits_are_named():

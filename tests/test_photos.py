@@ -52,7 +52,7 @@ def test_a_folder_is_taken_up_where_it_was_left(probe, photos, tmp_path):
     written, failed = predict_folder(probe, photos, out, ("npy", "png16"))
     assert written == 3 and len(failed) == 1 and "broken.png" in failed[0]
     assert {p.name for p in out.iterdir()} == {f"{n}-shading{s}" for n in ("grey", "tall", "wide")
-                                               for s in (".npy", "-16bit.png", "-16bit.json")}
+                                               for s in (".npy", "-16bit.png", "-16bit.json")} | {"maps-shading.json"}
     array = np.load(out / "tall-shading.npy")
     assert array.dtype == np.float32 and array.shape == (1, 90, 41)
     np.testing.assert_array_equal(array, probe.predict(images=photos / "tall.jpg")[0].map.numpy())
@@ -61,6 +61,50 @@ def test_a_folder_is_taken_up_where_it_was_left(probe, photos, tmp_path):
     assert predict_folder(probe, photos, out, ("npy", "png16"))[0] == 1
     assert all(p.stat().st_mtime_ns == t for p, t in before.items() if not p.name.startswith("wide"))
     assert predict_folder(probe, photos, out, ("npy", "png16"), overwrite=True)[0] == 3
+
+
+def test_maps_of_one_probe_are_not_taken_for_anothers(probe, photos, tmp_path):
+    out, said = tmp_path / "out", []
+    assert predict_folder(probe, photos, out, ("npy",), say=said.append)[0] == 3 and not said
+    assert predict_folder(probe, photos, out, ("npy",), say=said.append)[0] == 0
+    assert said == [f"note: 3 of 3 maps are kept, they were in {out} already"]
+    first, state = np.load(out / "tall-shading.npy"), probe.adapter.state()
+    for change in (dict(size=16), dict(policy="native")):
+        with pytest.raises(ValueError, match=f"output: .* another {next(iter(change))}; choose another folder with --output"):
+            predict_folder(probe, photos, out, ("npy",), **change)
+    probe.adapter.load_state({k: v * 3 for k, v in state.items()})
+    try:
+        with pytest.raises(ValueError, match="another adapter; choose another folder with --output, or .* --overwrite true"):
+            predict_folder(probe, photos, out, ("npy",))
+        with pytest.raises(ValueError, match=r"other photographs too \(grey-shading.npy\), made with another adapter"):
+            predict_folder(probe, [photos / "tall.jpg"], out, ("npy",), overwrite=True)
+        np.testing.assert_array_equal(np.load(out / "tall-shading.npy"), first)
+        # Cut short, it leaves none behind that the next call would take for its own.
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(probe, photos, out, ("npy",), overwrite=True, progress=_stop)
+        assert [p.name for p in out.glob("*.npy")] == ["grey-shading.npy"]
+        assert predict_folder(probe, photos, out, ("npy",))[0] == 2
+        assert np.abs(np.load(out / "tall-shading.npy") - first).max() > 1e-3
+    finally:
+        probe.adapter.load_state(state)
+    (out / "maps-shading.json").unlink()
+    with pytest.raises(ValueError, match="without a maps-shading.json that says what made them"):
+        predict_folder(probe, photos, out, ("npy",))
+
+
+def _stop(done, total, name):
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_drawn_beside_photographs(probe, photos, capsys, monkeypatch):
+    with pytest.raises(ValueError, match="seeds: images are given, so nothing is drawn; leave seeds out"):
+        probe.predict(range(2), images=photos)
+    with pytest.raises(ValueError, match="classes: .* leave classes out"):
+        probe.predict(images=photos, classes=[1])
+    assert probe.predict().seeds == tuple(range(8))
+    for given in ("--seeds", "--first_seed"):
+        assert cli.main(["predict", "run", str(photos), given, "0"]) == 1
+        assert f"with photographs nothing is drawn; leave {given} out" in capsys.readouterr().err
 
 
 def test_a_generator_that_draws_its_own_images_takes_none(tmp_path, photos):
@@ -77,5 +121,5 @@ def test_command_line(tmp_path, photos, capsys, monkeypatch, probe):
     assert "shading of 3 photographs" in capsys.readouterr().out
     assert (tmp_path / "out" / "grey-shading.npy").exists() and (tmp_path / "out" / "grey-shading.png").exists()
     (photos / "broken.png").write_bytes(b"nothing")
-    assert cli.main(["predict", "run", str(photos), "--output", str(tmp_path / "out")]) == 1
+    assert cli.main(["predict", "run", str(photos), "--output", str(tmp_path / "out"), "--size", "16"]) == 1
     assert "broken.png" in capsys.readouterr().err

@@ -44,6 +44,8 @@ def pairs():
     ({**A, **B, f"{SITE}.lora.down.weight": torch.ones(2, 4)}, "are the same weight"),
     ({k.replace(".weight", f".{n}.weight").replace("to_q", f"to_{p}"): v.clone() for n, p in (("one", "q"), ("two", "k"))
       for k, v in {**A, **B}.items()}, r"several adapters \(one, two\)"),
+    ({f"{SITE}.lora_A.weight": torch.ones(40, 4), f"{SITE}.lora_B.weight": torch.ones(9, 40)},
+     "lora_A.weight is of rank 40 at a weight of 9 × 4, beyond any LoRA"),
     ({}, "holds no LoRA of a U-Net"),
 ])
 def test_what_is_no_lora_of_a_unet_is_refused_by_name(tmp_path, tensors, message):
@@ -69,6 +71,22 @@ def test_a_configuration_that_is_not_of_a_plain_lora_is_refused(tmp_path, config
         (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         read_lora(tmp_path)
+
+
+def test_a_small_file_of_unequal_ranks_may_not_become_a_large_one(tmp_path):
+    def write(low, rank):
+        other, path = SITE.replace("to_q", "to_k"), tmp_path / "x.safetensors"
+        save_file({f"{SITE}.lora_A.weight": torch.ones(rank, rank, dtype=torch.half),
+                   f"{SITE}.lora_B.weight": torch.ones(rank, rank, dtype=torch.half),
+                   f"{other}.lora_A.weight": torch.ones(1, low, dtype=torch.half),
+                   f"{other}.lora_B.weight": torch.ones(low, 1, dtype=torch.half)}, path)
+        return path
+
+    even = read_lora(write(5000, 100))
+    assert even.rank == 100 and even.state[f"{SITE.replace('to_q', 'to_k')}.lora_A.weight"].shape == (100, 5000)
+    with pytest.raises(CheckpointError, match=r"x.safetensors: its sites have ranks from 1 to 200; .* 480000 numbers would be "
+                       "80080000; it was tampered with"):
+        read_lora(write(200000, 200))
 
 
 def test_text_encoders_are_no_part_of_a_probe(pairs, tmp_path):
@@ -133,7 +151,7 @@ def test_damaged_files_and_folders_without_a_lora_are_named(pairs, tmp_path):
         read_lora(tmp_path / "meta.bin")
     with zipfile.ZipFile(tmp_path / "zip.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(1000))
-    with pytest.raises(CheckpointError, match="zip.bin: a/data.pkl in it is compressed"):
+    with pytest.raises(CheckpointError, match="zip.bin: a/data.pkl is compressed"):
         read_lora(tmp_path / "zip.bin")
     with pytest.raises(CheckpointError, match=r"or one .safetensors or .bin in the folder; there is 11: "):
         read_lora(tmp_path)

@@ -1,5 +1,6 @@
 """Stable Diffusion's own: what a step runs, prompts, the two modes' arithmetic, exact targets, folders of images."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiny import SMALL
 import adapters
 import generators
 import probes
-from generators.stable_diffusion import StableDiffusion
+from generators.stable_diffusion import StableDiffusion, StableDiffusionNetwork
 from probes._bank import Request, open_bank
 from probes.data import get_data
 from probes.teachers import get_teacher
@@ -120,7 +121,7 @@ def test_a_folder_of_photographs_is_split_and_remembered(generator, tmp_path):
     assert record["bank"]["first_seed"] == 4 and record["bank"]["samples"] == 16 and record["request"]["evaluate"] == 4
     assert torch.equal(probes.load(tmp_path / "run", generator).predict([1]).map, probe.predict([1]).map)
     Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(tmp_path / "photos" / "07.png")
-    with pytest.raises(probes.RunError, match="data: .*photos has changed"):
+    with pytest.raises(probes.RunError, match="data: .*photos are not those this probe was fitted on"):
         probes.load(tmp_path / "run", generator).predict([1])
 
 
@@ -177,6 +178,31 @@ def test_the_first_convolution_is_widened_and_frozen(generator):
         StableDiffusion("tiny", generator.network, world="scenes")
 
 
+def test_a_first_convolution_is_widened_once(generator):
+    options = dict(mode="multi", steps=2, world="scenes")
+    first = StableDiffusion("tiny", generator.network, conv_in="random:7", **options)
+    again = StableDiffusion("tiny", generator.network, **options)
+    assert first.options["conv_in"] == again.options["conv_in"] == "random:7"       # what loads it again
+    for late in ("doubled", "own", "nowhere/instruct-pix2pix"):
+        with pytest.raises(ValueError, match=r"conv_in: the U-Net of tiny takes 8 channels already \(conv_in='random:7'\)"):
+            StableDiffusion("tiny", generator.network, conv_in=late, **options)
+
+
+def test_a_unet_of_two_latents_has_its_own(generator):
+    config = generator.network.config
+    network = StableDiffusionNetwork(replace(config, unet={**config.unet, "in_channels": 8}), seed=1)
+    kept = network.unet.conv_in.weight.clone()
+    for asked in (None, "own"):
+        built = StableDiffusion("tiny", network, mode="multi", conv_in=asked, steps=2, world="scenes")
+        assert built.options["conv_in"] == "own" and torch.equal(network.unet.conv_in.weight, kept)
+    fresh = built.randomised(2)
+    assert fresh.options["conv_in"] == "own" and not torch.equal(fresh.network.unet.conv_in.weight, kept)
+    with pytest.raises(ValueError, match="conv_in: the U-Net of tiny takes 8 channels already.*'doubled' would change nothing"):
+        StableDiffusion("tiny", network, mode="multi", conv_in="doubled", world="scenes")
+    with pytest.raises(ValueError, match="conv_in: mode 'multi' needs the half .* which the U-Net of tiny has not"):
+        StableDiffusion("tiny", generator.network, mode="multi", conv_in="own", world="scenes")
+
+
 def test_less_precision_and_less_memory_say_nearly_the_same(generator):
     state = states(generator, range(2))
     adapter = adapters.attach(generator, "a", rank=2)
@@ -207,7 +233,10 @@ def test_less_precision_and_less_memory_say_nearly_the_same(generator):
     (dict(mode="multi"), "conv_in: mode 'multi' needs the half"),
     (dict(mode="multi", conv_in="random:0", steps=0), "steps"),
     (dict(mode="multi", conv_in="random:0", rescale=2), "rescale"),
+    (dict(mode="multi", conv_in="random:0", steps=1001), "steps: expected 1 … 1000, .* got 1001"),
     (dict(mode="multi", conv_in="random:0", guidance=-1), "guidance"),
+    (dict(mode="multi", conv_in="random:0", guidance="3"), "guidance: expected a number of at least 0.* got '3'"),
+    (dict(mode="multi", conv_in="random:0", rescale="all"), "rescale: expected a number in .* got 'all'"),
     (dict(timestep=1000), "timestep: expected 0 … 999"),
     (dict(precision="fp8"), "precision"),
     (dict(resolution=30), "resolution: expected a multiple of 4"),

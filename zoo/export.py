@@ -26,7 +26,7 @@ from ._diffusion import draw
 
 _SAMPLES = 2500
 _FIRST_SEED = 10**9
-_SAMPLER = dict(steps=12, guidance=3.0)
+_SAMPLER = dict(steps=10, guidance=3.0)
 
 
 def real_features(first: int, size: int) -> Tensor:

@@ -2,9 +2,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generators.checkpoints import CheckpointError, UnsafePickleError
+from generators.checkpoints import CheckpointError
+from generators.checkpoints._torch_file import check_claims, load_torch
 
 DIFFUSERS, PEFT, PEFT_CONFIG = "pytorch_lora_weights", "adapter_model", "adapter_config.json"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -96,23 +93,7 @@ def _pickle(file: Path, head: bytes) -> dict[str, Tensor]:
         kind = {b"<": "a web page, perhaps what a server sends instead of a download", b"": "empty",
                 b"v": "perhaps the pointer of a Git LFS file"}.get(head[:1], "of an unknown format")
         raise CheckpointError(f"{file} is {kind}; expected a LoRA as .safetensors or as torch saves it. Download it again.")
-    try:
-        if head[:2] == b"PK":
-            with zipfile.ZipFile(file) as archive:              # torch stores; a compressed archive may unfold to any size
-                if packed := [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]:
-                    raise CheckpointError(f"{file}: {packed[0]:.80} in it is compressed, which torch never does; if it is an "
-                                          "archive with the LoRA in it, unpack it.")
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:                     # torch's own message suggests loading without the guard
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for the global `{asked[1]}`" if asked else "is not a pickle of tensors and plain containers"
-        raise UnsafePickleError(f"{file} {what}: no LoRA needs this. It was tampered with, damaged, or is something else; "
-                                "nothing of it was run. Look for the same LoRA as .safetensors.") from error
-    except CheckpointError:
-        raise
-    except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError) as error:
-        raise CheckpointError(f"{file} is truncated or damaged ({type(error).__name__}: {str(error)[:200]}); download it "
-                              "again.") from error
+    content = load_torch(file, "LoRA", "Look for the same LoRA as .safetensors.")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -120,10 +101,7 @@ def _pickle(file: Path, head: bytes) -> dict[str, Tensor]:
                               "file that holds the LoRA's weights alone.")
     if odd := [key for key, value in content.items() if value.layout != torch.strided or value.device.type != "cpu"]:
         raise CheckpointError(f"{file}: {odd[0]!r:.200} is no plain tensor; expected numbers stored one by one.")
-    # A tensor may claim one stored number a billion times; what is copied from a file has to be in it.
-    claimed = sum(value.numel() * value.element_size() for value in content.values())
-    if claimed > file.stat().st_size:
-        raise CheckpointError(f"{file}: its tensors claim {claimed} bytes, more than the file has; it was tampered with.")
+    check_claims(content, str(file))
     return {str(key): value for key, value in content.items()}
 
 

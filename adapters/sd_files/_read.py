@@ -16,6 +16,7 @@ from ._open import adapter_metadata, open_lora
 from ._scale import Pair, configured_alpha, unify
 
 Found = dict[str, tuple[str, Entry, Tensor]]                # role -> key, what it says, value
+_LARGEST = 4            # times a weight's larger side: a rank above the smaller adds nothing, and yet there are such files
 _FACTOR = {"A": "the down-projection, [rank, in]", "B": "the up-projection, [out, rank]"}
 
 
@@ -59,8 +60,15 @@ def read_lora(path: str | os.PathLike, ignore_text_encoder: bool = False) -> LoR
             raise CheckpointError(f"{source}: {entries['A'][0]} {list(a.shape)} and {entries['B'][0]} {list(b.shape)} do not "
                                   "go together; expected [rank, in] and [out, rank], with a kernel of 1 behind the second for "
                                   "convolutions.")
+        sides = a[0].numel(), len(b)
+        if len(a) > _LARGEST * max(sides):
+            raise CheckpointError(f"{source}: {entries['A'][0]} is of rank {len(a)} at a weight of {sides[1]} × {sides[0]}, "
+                                  "beyond any LoRA that is trained; it was tampered with.")
         pairs[site] = Pair(a, b, _alpha(site, entries, config, len(a), source))
-    state, rank, alpha = unify(pairs)
+    try:
+        state, rank, alpha = unify(pairs)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}; it was tampered with, or give a LoRA of more even ranks.") from None
     style = "peft" if opened.config is not None else styles[0]
     return LoRAFile(state, rank, alpha, style, source, opened.metadata, ignored)
 

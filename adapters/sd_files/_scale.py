@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Filling lower ranks up multiplies a file's size, in files whose ranks were cut site by site by ten or thirty. Beyond this
+# many times, and beyond a quarter of a gigabyte, it is no LoRA that somebody trained.
+_FILLED, _FREE = 64, 1 << 26
 _PLAIN = re.compile(r"\^?[\w.]+")
 _ALTERED = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")       # initialisations that change the base's weights too
 
@@ -62,9 +65,16 @@ def unify(pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], int, float]:
 
     Lower ranks are filled up with zeros. Where all sites have one scale alpha / r the weights stay bit for bit; where they
     differ, the scale goes into B, and alpha = rank.
+
+    Raises ValueError where the ranks are so far apart that the filling would be nearly all there is.
     """
     ranks, scales = {p.rank for p in pairs.values()}, {p.alpha / p.rank for p in pairs.values()}
     rank, alphas = max(ranks), {p.alpha for p in pairs.values()}
+    stored = sum(p.a.numel() + p.b.numel() for p in pairs.values())
+    filled = sum((p.a.numel() + p.b.numel()) // p.rank * rank for p in pairs.values())
+    if filled > max(_FILLED * stored, _FREE):
+        raise ValueError(f"its sites have ranks from {min(ranks)} to {rank}; at one rank its {stored} numbers "
+                         f"would be {filled}")
     folded = len(scales) > 1 or scales == {0.0}
     alpha = float(rank) if folded else alphas.pop() if len(ranks) == 1 else scales.pop() * rank
     state = {}

@@ -1,13 +1,11 @@
 """Checkpoints of taming-transformers: a Lightning .ckpt and, beside it, the .yaml that says what it is.
 
-The pickle is read by `torch.load(weights_only=True)`, which makes tensors and plain containers only; the few classes a
-Lightning file mentions become empty stand-ins. Discriminator, perceptual loss and optimiser are left in the file.
+Nothing the pickle contains is run (see `_torch_file`). Discriminator, perceptual loss and optimiser are left in the file.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -21,44 +19,16 @@ from ..vqgan._config import VQGANConfig
 from ..vqgan._format import parse, reference_shapes
 from ..vqgan._taming_config import read_yaml, translate
 from ._checkpoint import VQGAN, Checkpoint
-from ._errors import CheckpointError, UnsafePickleError
+from ._errors import CheckpointError
+from ._torch_file import check_claims, load_torch
 
 STAGE, GPT = "first_stage_model.", "transformer."
 IGNORED = re.compile(
     r"(first_stage_model\.)?(loss|model_ema)\..*|cond_stage_model\..*|permuter\..*|(first_stage_model\.)?colorize"
     r"|transformer\.blocks\.\d+\.attn\.mask"
 )
-# What a Lightning file mentions besides tensors: classes as keys of `callbacks`, records of hyper-parameters, scores.
-MENTIONED = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    "lightning.pytorch.utilities.parsing.AttributeDict",
-    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata",
-                                       "base.Metadata", "nodes.AnyNode")),
-    "typing.Any",
-    "builtins.dict",
-    "builtins.list",
-    "collections.defaultdict",
-    "argparse.Namespace",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-)
-DAMAGED = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
 CHECKPOINT_FOLDERS = ("checkpoints", "ckpts", ".")
 WEIGHTS = (".ckpt", ".pt", ".pth")
-
-
-class Inert(dict):
-    """Stands for every class of `MENTIONED`: takes any arguments and state, and does nothing with them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def read_taming(path: str | os.PathLike, config: str | os.PathLike | None = None) -> Checkpoint:
@@ -99,37 +69,13 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
         UnsafePickleError, CheckpointError: as `read_taming`.
     """
     source = str(path)
-    zipped = zipfile.is_zipfile(path)
-    (_check_stored if zipped else _explain)(path)
-    try:
-        with torch.serialization.safe_globals([(Inert, name) for name in MENTIONED]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        # torch's message suggests loading without the guard; ours does not.
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for the global `{asked[1]}`" if asked else "is not a pickle of tensors and plain containers"
-        raise UnsafePickleError(f"{source} {what}: no VQGAN checkpoint needs this. It was tampered with, damaged, or is "
-                                "something else; nothing of it was run.") from error
-    except DAMAGED as error:
-        raise CheckpointError(f"{source} is truncated or damaged ({type(error).__name__}: {str(error)[:200]}); download it "
-                              "again.") from error
+    if not zipfile.is_zipfile(path):
+        _explain(path)
+    content = load_torch(path, "VQGAN checkpoint")
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} has no `state_dict` with weights in it; it is no checkpoint of taming-transformers.")
     return {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def _check_stored(path: Path) -> None:
-    """Raises for a compressed archive: torch.save writes none, tensors cannot be mapped from one, and a small one may unfold
-    to any size."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({str(error)[:200]}); download it again.") from error
-    if packed:
-        raise CheckpointError(f"{path}: {packed[0]:.80} is compressed, which torch.save never does; if it is an archive with "
-                              "the checkpoint in it, unpack it.")
 
 
 def _explain(path: Path) -> None:
@@ -242,11 +188,4 @@ def _check(state: Mapping[str, torch.Tensor], config: VQGANConfig, source: str, 
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{source}: the weights do not fit {yaml}: {'; '.join(problems[:5])}{more}. Pass the .yaml of "
                               "this very run as config=.")
-    # A tensor may claim one stored number a billion times; what is copied from a file has to be in it.
-    claimed, stored = 0, {}
-    for value in state.values():
-        claimed += value.numel() * value.element_size()
-        stored[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-    if claimed > sum(stored.values()):
-        raise CheckpointError(f"{source}: its tensors claim {claimed} bytes, of which the file holds {sum(stored.values())}; "
-                              "it was tampered with or damaged.")
+    check_claims(state, source)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoints._errors import CheckpointError
 from ._config import StableDiffusionConfig
+from ._parts import check_fields
 
 _LONGEST = {"layers_per_block": 16, "num_hidden_layers": 64, "transformer_layers_per_block": 32}
 _OLD = "text_encoder.text_model."
@@ -35,14 +36,19 @@ def expected_shapes(config: Mapping[str, Any], source: str) -> dict[str, tuple[i
     """{name: shape} of every weight that a Stable Diffusion of this configuration has.
 
     From the network itself, on the meta device: its layers are diffusers' to know. What an untrusted configuration may ask
-    for is bounded before.
+    for is bounded before: the fields of its parts, since both libraries act on more than a network needs (transformers
+    would fetch and run the attention that a configuration names), and their numbers.
 
     Raises:
         CheckpointError: no such network can be built.
     """
     try:
         parsed = StableDiffusionConfig.from_dict(config)
+        if "tokenizer" in config:
+            raise CheckpointError(f"{source}: its configuration names a tokenizer, which no file of weights may; pass "
+                                  "generator_options.tokenizer instead.")
         _check_bounds(parsed, source)
+        check_fields(parsed, source)
         return dict(_shapes(json.dumps(parsed.to_dict(), sort_keys=True)))
     except CheckpointError:
         raise
@@ -64,7 +70,7 @@ def _shapes(config: str) -> dict[str, tuple[int, ...]]:
 
 def _check_bounds(config: StableDiffusionConfig, source: str) -> None:
     """Raises for what no Stable Diffusion has and would take minutes or gigabytes only to find out."""
-    for part in ("unet", "vae", "text_encoder"):
+    for part in ("unet", "vae", "text_encoder", "scheduler"):
         for name, value in getattr(config, part).items():
             values = value if isinstance(value, (list, tuple)) else [value]
             numbers = [number for number in values if isinstance(number, int)]

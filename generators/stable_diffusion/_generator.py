@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from .._base import Generator, State
 from .._group_norm import adopt
 from ..checkpoints import Checkpoint, native_state
 from ._config import StableDiffusionConfig
-from ._multi import MultiStep, noise_rows, widened
+from ._multi import OWN, MultiStep, conv_in_of, noise_rows, widen
 from ._network import StableDiffusionNetwork
 from ._read import load_network
 
@@ -36,7 +37,8 @@ class StableDiffusion(Generator):
         precision: of the U-Net: "fp32", "bf16" or "fp16"; VAE and text encoder stay in fp32
         checkpointing: recompute activations in the backward pass instead of keeping them: less memory, about a third slower
         conv_in: of `multi`: the half of the U-Net's first convolution that reads the image's latent: "doubled" (its own
-            weights for both halves, halved), "random:SEED", or the path of an InstructPix2Pix
+            weights for both halves, halved), "random:SEED", or the path of an InstructPix2Pix; "own", or nothing, for a
+            U-Net that reads two latents already
         steps: of `multi`: of DPM-Solver++
         guidance: of `multi`: of classifier-free guidance by the prompt; 1 turns it off
         rescale: of `multi`: how far guided predictions get the contrast of unguided ones back, 0 … 1 (arXiv 2305.08891, 3.4)
@@ -44,7 +46,9 @@ class StableDiffusion(Generator):
         scale_image_latent: of `multi`: multiply the image's latent by the VAE's scaling factor; the paper's code does not
         tokenizer: folder of CLIP's tokenizer, for checkpoints without one
 
-    Raises ValueError for options out of range, and for `multi` without `conv_in`.
+    `multi` widens the network it is given: no other generator of mode "single" can use it from then on.
+
+    Raises ValueError for options out of range, and for `multi` without `conv_in` where the U-Net reads one latent.
     """
 
     family = "stable-diffusion"
@@ -71,11 +75,13 @@ class StableDiffusion(Generator):
             raise ValueError(f"timestep: expected 0 … {trained - 1}, got {timestep!r}")
         super().__init__(name, network, resolution, **about)
         self.mode, self.timestep, self.precision, self.checkpointing = mode, timestep, precision, checkpointing
-        self.tokenizer = network.tokenizer = tokenizer or config.tokenizer
+        # `tokenizer` is a wish, to be recorded; the place in the configuration is where this machine keeps the checkpoint's.
+        self.tokenizer, self._words = tokenizer, tokenizer or config.tokenizer or network.tokenizer
         self.multi = None
         if mode == "multi":
+            conv_in = conv_in_of(network.unet, conv_in, name)
             self.multi = MultiStep(config, conv_in, steps, guidance, rescale, zero_snr, scale_image_latent)
-            widened(network.unet, conv_in, name)
+            widen(network.unet, conv_in, name)
         elif network.unet.conv_in.in_channels != config.latent_channels:
             raise ValueError(f"mode: the U-Net of {name} takes {network.unet.conv_in.in_channels} channels, which is no "
                              "single-step predictor; pass mode='multi'")
@@ -88,7 +94,7 @@ class StableDiffusion(Generator):
     def recommended(self) -> dict:
         """The paper's (Table 6) for models of photographs; for the embedded one what was measured to be better."""
         if self.world == "scenes":
-            return dict(samples=2048, steps=1500, batch=8, learning_rate=2e-3)
+            return dict(samples=2048, steps=1500, batch=8, learning_rate=5e-3)
         return dict(samples=4000, steps=15000 if self.mode == "single" else 30000, batch=4, learning_rate=1e-4)
 
     @property
@@ -121,6 +127,7 @@ class StableDiffusion(Generator):
         """[count, L, D]: the embedding of `prompt`, or of the one in force; each is computed once."""
         prompt = self._prompt if prompt is None else prompt
         if prompt not in self._embeddings:
+            self.network.tokenizer = self._words        # another generator on this network may read with its own
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):       # it is kept for whoever comes next
                 self._embeddings[prompt] = self.network.embed([prompt])
         return self._embeddings[prompt].to(self.device, self.network.unet.dtype).expand(count, -1, -1)
@@ -187,7 +194,9 @@ class StableDiffusion(Generator):
         config = self.network.config
         network = StableDiffusionNetwork(config, seed, parts=("unet",))
         network.vae, network.text_encoder = self.network.vae, self.network.text_encoder
-        options = {**self.options, "conv_in": f"random:{seed}"} if self.multi is not None else self.options
+        options = self.options
+        if self.multi is not None and options["conv_in"] != OWN:
+            options = {**options, "conv_in": f"random:{seed}"}
         network.unet.to(self.device)
         return StableDiffusion(self.name, network, **options, world=self.world, weights=f"random:{seed}")
 
@@ -225,5 +234,5 @@ GENERATOR = StableDiffusion
 def build(name: str, checkpoint: Checkpoint, **options) -> StableDiffusion:
     """The generator a checkpoint holds. `options` are those of `StableDiffusion`."""
     config, state = native_state(checkpoint)
-    options.setdefault("tokenizer", checkpoint.config.get("tokenizer"))
-    return StableDiffusion(name, load_network(StableDiffusionConfig.from_dict(config), state), **options)
+    config = replace(StableDiffusionConfig.from_dict(config), tokenizer=checkpoint.config.get("tokenizer"))
+    return StableDiffusion(name, load_network(config, state), **options)

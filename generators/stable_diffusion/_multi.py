@@ -7,6 +7,7 @@ pure noise and samples with DPM-Solver++ (arXiv 2211.01095), trailing timesteps,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,20 +18,20 @@ from ._config import StableDiffusionConfig
 if TYPE_CHECKING:
     from ._generator import StableDiffusion
 
+OWN = "own"
+
 
 class MultiStep:
     """How a U-Net is trained and sampled in several steps; see `StableDiffusion` for the arguments."""
 
-    def __init__(self, config: StableDiffusionConfig, conv_in: str | None, steps: int, guidance: float, rescale: float,
+    def __init__(self, config: StableDiffusionConfig, conv_in: str, steps: int, guidance: float, rescale: float,
                  zero_snr: bool, scale_image_latent: bool):
-        if conv_in is None:
-            raise ValueError("conv_in: mode 'multi' needs the half of the first convolution that reads the image's latent; "
-                             "give the path of an InstructPix2Pix (the paper's choice), 'doubled' or 'random:SEED'")
-        if type(steps) is not int or steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps!r}")
-        if not 0 <= guidance < float("inf"):
+        trained = config.scheduler["num_train_timesteps"]
+        if type(steps) is not int or not 1 <= steps <= trained:
+            raise ValueError(f"steps: expected 1 … {trained}, the timesteps it was trained with, got {steps!r}")
+        if not _is_number(guidance) or not 0 <= guidance < float("inf"):
             raise ValueError(f"guidance: expected a number of at least 0, 1 for none, got {guidance!r}")
-        if not 0 <= rescale <= 1:
+        if not _is_number(rescale) or not 0 <= rescale <= 1:
             raise ValueError(f"rescale: expected a number in [0, 1], got {rescale!r}")
         from diffusers import DDPMScheduler
 
@@ -106,9 +107,36 @@ def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return share * scaled + (1 - share) * guided
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def conv_in_of(unet: nn.Module, conv_in: str | None, name: str) -> str:
+    """What stands for the half of the first convolution that reads the image's latent, given what was asked for: of a U-Net
+    that reads two latents, what made it so, OWN where it came like that.
+
+    Raises ValueError where nothing was asked for and it is needed, or where something was and it comes too late.
+    """
+    channels, half = unet.conv_in.in_channels, unet.config.out_channels
+    if channels == half:
+        if conv_in is None or conv_in == OWN:
+            raise ValueError("conv_in: mode 'multi' needs the half of the first convolution that reads the image's latent, "
+                             f"which the U-Net of {name} has not; give the path of an InstructPix2Pix (the paper's choice), "
+                             "'doubled' or 'random:SEED'")
+        return conv_in
+    if channels != 2 * half:
+        raise ValueError(f"mode: the U-Net of {name} takes {channels} channels; 'multi' needs one that takes {half}, or "
+                         f"{2 * half} with the image's latent")
+    there = getattr(unet, "widened_by", OWN)
+    if conv_in not in (None, there):
+        raise ValueError(f"conv_in: the U-Net of {name} takes {channels} channels already (conv_in={there!r}), so "
+                         f"{conv_in!r:.200} would change nothing; leave conv_in out, or start from a U-Net of {half} channels")
+    return there
+
+
 @torch.no_grad()
-def widened(unet: nn.Module, conv_in: str, name: str) -> None:
-    """Gives the U-Net's first convolution the input channels that read the image's latent, if it has none yet."""
+def widen(unet: nn.Module, conv_in: str, name: str) -> None:
+    """Gives the U-Net's first convolution, in place, the input channels that read the image's latent, if it has none yet."""
     own = unet.conv_in
     half = unet.config.out_channels
     if own.in_channels == 2 * half:
@@ -133,3 +161,4 @@ def widened(unet: nn.Module, conv_in: str, name: str) -> None:
     wide.bias.copy_(bias)
     unet.conv_in = wide.requires_grad_(False)
     unet.register_to_config(in_channels=2 * half)
+    unet.widened_by = conv_in

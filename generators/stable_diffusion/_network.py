@@ -30,8 +30,18 @@ class StableDiffusionNetwork(nn.Module):
                 self.vae = AutoencoderKL.from_config(config.vae)
             if "text_encoder" in parts:
                 self.text_encoder = CLIPTextModel(CLIPTextConfig(**config.text_encoder))
-        self.tokenizer = config.tokenizer
+        self._tokenizer = config.tokenizer
         self._tokens: Tokens | None = None
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Folder of CLIP's tokenizer, where the configuration has no vocabulary; it is read with the first prompt."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, folder: str | None) -> None:
+        if folder != self._tokenizer:
+            self._tokenizer, self._tokens = folder, None
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """image: float [N, 3, H, W] in [-1, 1] -> latents [N, C, H / f, W / f]: the posterior's mode, or a sample of it where

@@ -87,8 +87,8 @@ def averaged(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         return state
     flat = {name: _EMA + "".join(name.split(".")[1:]) for name in state if name.startswith(UNET)}
     if missing := [theirs for theirs in flat.values() if theirs not in state]:
-        raise CheckpointError(f"{source}: the moving average of {len(missing)} weights is not there ({missing[0]:.80}); read "
-                              "the weights themselves with ema=False.")
+        raise CheckpointError(f"{source}: the moving average of {len(missing)} weights is not there ({missing[0]:.80}); "
+                              "download it again, whole; read_single_file(…, ema=False) reads the weights beside it.")
     return {name: state[flat[name]] if name in flat else value for name, value in state.items()
             if not name.startswith(_EMA)}
 

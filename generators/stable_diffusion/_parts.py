@@ -111,7 +111,8 @@ def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any
         if width != text["hidden_size"]:
             raise CheckpointError(f"{source}: the U-Net attends to vectors of {width} numbers, the text encoder gives "
                                   f"{text['hidden_size']}; they are of different models.")
-        if extra := [name for name in ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+        if extra := [name for name in ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type",
+                                   "num_class_embeds")
                      if unet.get(name) is not None]:
             raise CheckpointError(f"{source}: the U-Net asks for more than an image, a timestep and a prompt: "
                                   f"{', '.join(extra)}; {READABLE}")
@@ -125,6 +126,24 @@ def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{source}: its configuration is not a Stable Diffusion's: {str(error)[:200]}") from error
+
+
+def check_fields(config: StableDiffusionConfig, source: str) -> None:
+    """Raises CheckpointError for a configuration that states fields beyond those of its parts, or for parts that `assemble`
+    would not put together: what no reader here can have made."""
+    import diffusers
+
+    known = {part: TEXT if part == "text_encoder" else _defaults(getattr(diffusers, kind)) for part, kind in PARTS.items()}
+    known["scheduler"] = (*SCHEDULE, "rescale_betas_zero_snr")
+    for part, fields in known.items():
+        if strange := sorted(set(getattr(config, part)) - set(fields)):
+            raise CheckpointError(f"{source}: {part} states {', '.join(strange)[:120]}, which is no field of a Stable "
+                                  "Diffusion's; it was tampered with, or written by a newer version: convert the original "
+                                  "again.")
+    assemble({part: getattr(config, part) for part in PARTS}, config.scheduler, source, concatenated=True)
+    if type(config.resolution) is not int or config.resolution < 1 or config.resolution % config.factor:
+        raise CheckpointError(f"{source}: resolution is {config.resolution!r:.60}, expected a multiple of {config.factor}, "
+                              "which is what its VAE divides by; convert the original again.")
 
 
 def published(name: str) -> dict[str, Any]:

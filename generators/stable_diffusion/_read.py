@@ -27,7 +27,8 @@ from ._config import StableDiffusionConfig
 from ._format import file_name
 from ._network import StableDiffusionNetwork
 from ._original import CONV_IN, averaged, check_names, convert, is_original, kin, width
-from ._parts import PARTS, PREDICTIONS, PUBLISHED, READABLE, assemble, published, read_json
+from ._parts import PARTS, PREDICTIONS, READABLE, assemble, published, read_json
+from ._text import FILES, holds_tokenizer
 from ._weights import plain, read_part, read_tensors
 
 FAMILY = "stable-diffusion"
@@ -226,7 +227,7 @@ def _stated(path: Path, config: str | os.PathLike | Mapping[str, Any] | None, pr
         if missing := [name for name in (*PARTS, "scheduler") if not isinstance(config.get(name), Mapping)]:
             raise ValueError(f"config: expected mappings for {', '.join((*PARTS, 'scheduler'))}; there is no {missing[0]}")
         return dict(config)
-    if config is not None and (str(config) in PUBLISHED or not Path(config).is_dir()):
+    if config is not None and not Path(config).is_dir():
         return published(str(config))
     if config is not None:
         folder = Path(config)
@@ -242,8 +243,8 @@ def _stated(path: Path, config: str | os.PathLike | Mapping[str, Any] | None, pr
         return published(OFFICIAL[path.stem])
     if prediction_type is None:
         warnings.warn(f"{path}: Stable Diffusion 2.x comes in two kinds that a file does not tell apart; taken as the one that "
-                      "predicts the noise, at 512 px. For the one that predicts v, at 768 px, pass config='sd21' or "
-                      "prediction_type='v_prediction'; config='sd21-base' ends this warning.", UserWarning, stacklevel=3)
+                      "predicts the noise, at 512 px. For the one that predicts v, at 768 px, pass config='sd21'; "
+                      "config='sd21-base' ends this warning.", UserWarning, stacklevel=3)
     return published("sd21" if prediction_type == "v_prediction" else "sd21-base")
 
 
@@ -251,9 +252,9 @@ def _tokenizer(folder: str | os.PathLike | None) -> str | None:
     if folder is None:
         return None
     path = Path(folder)
-    if not (path / "tokenizer.json").is_file() and not all((path / name).is_file() for name in ("vocab.json", "merges.txt")):
-        raise CheckpointError(f"tokenizer: {path} holds none: expected vocab.json and merges.txt, or tokenizer.json, as in the "
-                              "tokenizer/ folder of any Stable Diffusion in diffusers' layout.")
+    if not holds_tokenizer(path):
+        raise CheckpointError(f"tokenizer: {path} holds none: expected {FILES}, as in the tokenizer/ folder of any Stable "
+                              "Diffusion in diffusers' layout.")
     return str(path.resolve())
 
 

@@ -9,7 +9,6 @@ they are used, and none is ever copied here.
 """
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints._errors import CheckpointError, UnsafePickleError
-from ..checkpoints._taming import DAMAGED, MENTIONED, Inert
+from ..checkpoints._errors import CheckpointError
+from ..checkpoints._torch_file import check_claims, load_torch
 from ._parts import read_json
 
 _STEMS = {".safetensors": {"text_encoder": "model"}, ".bin": {"text_encoder": "pytorch_model"}}
@@ -118,29 +117,11 @@ def _safetensors(path: Path) -> State:
 
 
 def _pickle(path: Path, head: bytes) -> State:
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and (head[:1] != b"\x80" or head[2:3] != b"\x8a"):
+    if not zipfile.is_zipfile(path) and (head[:1] != b"\x80" or head[2:3] != b"\x8a"):
         kind = {b"P": "truncated", b"<": "a web page, perhaps what a server sends instead of a download",
                 b"": "empty"}.get(head[:1], "of an unknown format")
         raise CheckpointError(f"{path} is {kind}; expected weights as .safetensors or of torch.save. Download it again.")
-    try:
-        if zipped:
-            with zipfile.ZipFile(path) as archive:      # torch.save packs nothing, and a small archive may unfold to any size
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise CheckpointError(f"{path}: is compressed, which torch.save never does; unpack it if it is an archive.")
-        with torch.serialization.safe_globals([(Inert, name) for name in MENTIONED]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:     # torch's own message suggests to load without the guard
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for the global `{asked[1]}`" if asked else "is not a pickle of tensors and plain containers"
-        raise UnsafePickleError(f"{path} {what}: no weights need this. It was tampered with, damaged, or is something else; "
-                                "nothing of it was run. Use the model's .safetensors.") from error
-    except CheckpointError:
-        raise
-    except (*DAMAGED, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({type(error).__name__}: {str(error)[:120]}); download it "
-                              "again.") from error
-    state: Any = content
+    state: Any = load_torch(path, "file of weights", "Use the model's .safetensors.")
     for _ in range(3):
         state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -167,9 +148,5 @@ def plain(state: State, source: str) -> State:
         if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
             raise CheckpointError(f"{source}: {name} is a {value.dtype} tensor, expected floating-point numbers; quantised "
                                   "weights cannot be adapted: take the model's float32 or float16 files.")
-    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
-    claimed = sum(value.numel() * value.element_size() for value in state.values())
-    if claimed > sum(stored.values()):
-        raise CheckpointError(f"{source}: its tensors claim {claimed} bytes, of which the file holds {sum(stored.values())}; "
-                              "it was tampered with or damaged.")
+    check_claims(state, source)
     return state

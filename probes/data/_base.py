@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -46,6 +46,18 @@ class Data(ABC):
     def first_training_index(self) -> int:
         """Images before this one are held out for evaluation: a fifth, or a million where there is no end."""
         return 1_000_000 if self.count is None else max(1, self.count // 5)
+
+    def training(self, most: int) -> range:
+        """The first images that are not held out, by number: `most`, or what there is."""
+        first = self.first_training_index
+        return range(first, first + (most if self.count is None else min(most, self.count - first)))
+
+    def check(self, indices: Iterable[int]) -> None:
+        """Raises ValueError where there is no image of some number: negative ones do not count from the end."""
+        wrong = next((i for i in indices if i < 0 or (self.count is not None and i >= self.count)), None)
+        if wrong is not None:
+            there = "from 0 on, without end" if self.count is None else f"0 … {self.count - 1}"
+            raise ValueError(f"seeds: there is no image {wrong} in data {self.name}; its images are numbered {there}")
 
 
 _FACTORIES: dict[str, Callable[[], Data]] = {}

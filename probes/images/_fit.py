@@ -15,7 +15,7 @@ from torch import Tensor
 
 from generators._names import unknown
 
-from ._photo import Photo
+from ._photo import ImageError, Photo
 
 POLICIES = {
     "resize": "the shorter side becomes `size`, the aspect stays, to the nearest multiple; size=None keeps the size",
@@ -25,6 +25,7 @@ POLICIES = {
 # kind -> (filter, range or "unit" for unit vectors); every other kind: ("bilinear", None). A linear filter cannot overshoot.
 _KINDS = {"normal": ("bilinear", "unit"), "depth": ("bilinear", None), "albedo": ("bicubic", (0.0, 1.0)),
           "shading": ("bicubic", (0.0, 1.0)), "image": ("bicubic", (-1.0, 1.0))}
+_MOST = 1 << 25         # pixels: 5793 × 5793, far beyond what a latent-diffusion network has memory for
 _FACING = (0.0, 0.0, -1.0)  # what faces the camera: where normals cancel out, the least wrong direction
 
 
@@ -87,7 +88,8 @@ def fit(photo: Photo, multiple: int = 8, size: int | None = 512, policy: str = "
         size: of the shorter side, or of both for "square"
         policy: "resize", "square" or "native": see POLICIES
 
-    Raises ValueError for numbers that make no sense, UnknownNameError for another policy.
+    Raises ValueError for numbers that make no sense, UnknownNameError for another policy, ImageError for a photograph that
+    would come out with more than 33 million pixels, as a long and thin one does.
     """
     if policy not in POLICIES:
         raise unknown("policy", policy, POLICIES)
@@ -99,6 +101,7 @@ def fit(photo: Photo, multiple: int = 8, size: int | None = 512, policy: str = "
         raise ValueError("size: policy 'square' needs one; try size=512")
     height, width = photo.size
     if policy == "native":
+        _check_area(photo, _up(height, multiple), _up(width, multiple), "pass policy='resize' with a size")
         pixels, inner = _reflect(photo.pixels, _up(height, multiple), _up(width, multiple)), (height, width)
     else:
         if policy == "square":
@@ -107,10 +110,18 @@ def fit(photo: Photo, multiple: int = 8, size: int | None = 512, policy: str = "
             scale = 1.0 if size is None else size / min(height, width)
             target = (height * scale, width * scale)
         inner = tuple(max(multiple, int(side / multiple + 0.5) * multiple) for side in target)
+        advice = {"square": "pass a smaller size", "resize": "pass a smaller size, or policy='square'"}[policy]
+        _check_area(photo, *inner, advice)
         pixels = photo.pixels
         if inner != photo.size:
             pixels = _resample(pixels[None], inner, "bicubic")[0].clamp_(-1, 1)
     return Fitted(pixels, inner, photo.size, policy, photo.name)
+
+
+def _check_area(photo: Photo, height: int, width: int, advice: str) -> None:
+    if height * width > _MOST:
+        raise ImageError(f"{photo.name}: its {photo.size[0]}×{photo.size[1]} pixels would become {height}×{width}, expected at "
+                         f"most {_MOST:,} in all; {advice}, or crop it")
 
 
 def _positive(value: object) -> bool:
