@@ -100,7 +100,7 @@ def fit(
         classes: of a conditional generator, the labels to draw, taken in turn; all of them by default
         prompt: what a generator that reads text is told; by default the intrinsic's own: surface normal, depth map, albedo,
             shading
-        controls: latent, rgb (seconds), random, crossed (each as long as the fit itself)
+        controls: latent, rgb (seconds; at 512 px minutes, and gigabytes), random, crossed (each as long as the fit itself)
         seed: of the adapter's initial weights, the order of the pairs and the control networks
         device: cpu, cuda or auto; under a launch, auto is the launcher's choice: to each process its own GPU
         out: run folder; runs/GENERATOR-INTRINSIC by default
@@ -132,6 +132,9 @@ def fit(
         options = generator_options or {}
         built = generators.load(generator, weights, manner.device, **options)
         _check_controls(built, controls)
+        if built.driven_by == "images" and "crossed" in controls:
+            manner.reporter.say("note: with images from outside, random and crossed are one control; random stands for both")
+            controls = list(dict.fromkeys("random" if name == "crossed" else name for name in controls))
         if prompt is not None and not built.reads_text:
             raise ValueError(f"prompt: {built.name} reads no text; leave prompt out")
         images = _data(data, built)

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,6 +55,9 @@ def test_python_block_runs(tmp_path, monkeypatch):
     import probes
 
     monkeypatch.chdir(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8))
+    picture.save("street.jpg")
+    picture.convert("I;16").save("room.tif")
     fit = probes.fit
     monkeypatch.setattr(probes, "fit", lambda **k: fit(**k, samples=64, steps=60, evaluate=16, quiet=True))
     for block in blocks("python"):

@@ -258,3 +258,11 @@ def test_bad_images_data_and_prompts_are_named(generator, tmp_path):
     generator.world = "photographs"
     with pytest.raises(ValueError, match="data: .* needs some; give the path of a folder"):
         probes.fit(generator, out=str(tmp_path), **SMALL)
+
+
+def test_random_and_crossed_are_one_control_of_given_images(generator, tmp_path, capsys):
+    small = {**SMALL, "steps": 4, "quiet": False}
+    probe = probes.fit(generator, out=str(tmp_path), controls=("random", "crossed"), **small)
+    entry = probe.last_evaluation.metrics["metrics"]["rms"]
+    assert set(entry["controls"]) == {"random"} and "random and crossed are one control" in capsys.readouterr().out
+    assert entry["controls"]["random"]["trivial"] == pytest.approx(entry["trivial"]["value"])      # the same targets
