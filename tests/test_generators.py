@@ -120,7 +120,7 @@ def test_every_embedded_level_loads_and_has_its_card():
         card = generators.card(entry.name)
         assert {"recipe", "images", "hardware", "frechet", "data"} <= set(card)
         drawn = generators.load(entry.name)
-        picture = image(drawn, drawn.prepare(drawn.sample([0])))
+        picture = drawn.image(states(drawn, [0]))
         assert torch.isfinite(picture).all() and picture.std() > 0.1
     for family in {e.family for e in levels}:                                     # catalog order: best first
         distances = [generators.card(e.name)["frechet"]["value"] for e in levels if e.family == family]
