@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from probes.data.scenes._store import Store
 
 from ._discriminator import Discriminator
-from ._training import card, check_recipe, real_batch, resume, run, save_atomically
+from ._training import card, check_recipe, falling, keeper, real_batch, resume, run, save_atomically
 
 
 @dataclass
@@ -178,21 +178,11 @@ def train(trainer: Trainer, out: str, kimg: float, snapshots: tuple[float, ...])
         kimg: where to stop; a snapshot is kept there too
         snapshots: at which kimg to keep the averaged weights
     """
-    folder, recipe = Path(out), trainer.recipe
+    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     resume(trainer, folder / "state.pt")
-    due = sorted(k for k in snapshots if trainer.images < k * 1000 and k < kimg) + [kimg]
-
-    def decay(images: int) -> float:
-        if recipe.decay_from is None or images <= recipe.decay_from * 1000:
-            return 1.0
-        return max(0.1, 1 - 0.9 * (images / 1000 - recipe.decay_from) / (kimg - recipe.decay_from))
-
-    def keep_due() -> None:
-        while due and trainer.images >= due[0] * 1000:
-            keep(trainer, folder / f"snapshot-{int(due.pop(0)):06d}.pt")
-
-    run(trainer, folder / "state.pt", kimg, keep_due, decay)
+    kept = keeper(trainer, snapshots, kimg, lambda at: keep(trainer, folder / f"snapshot-{at:06d}.pt"))
+    run(trainer, folder / "state.pt", kimg, kept, falling(trainer.recipe.decay_from, kimg, 0.1))
 
 
 def keep(trainer: Trainer, path: Path) -> None:

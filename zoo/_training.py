@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +74,27 @@ def run(stage: Stage, path: Path, kimg: float, keep: Callable[[], None], decay: 
             save_atomically(stage.state(), path)
             last_save = now
     save_atomically(stage.state(), path)
+
+
+def falling(since: float | None, kimg: float, least: float) -> Callable[[int], float]:
+    """images -> factor of the learning rate: 1 until `since` thousand of them, then linearly down to `least` at `kimg`."""
+    def factor(images: int) -> float:
+        if since is None or images <= since * 1000:
+            return 1.0
+        return max(least, 1 - (1 - least) * (images / 1000 - since) / (kimg - since))
+
+    return factor
+
+
+def keeper(stage: Stage, snapshots: Sequence[float], kimg: float, keep: Callable[[int], None]) -> Callable[[], None]:
+    """What calls `keep` with the kimg of each snapshot when it is due; the last is due at `kimg`."""
+    due = sorted(k for k in snapshots if stage.images < k * 1000 and k < kimg) + [kimg]
+
+    def keep_due() -> None:
+        while due and stage.images >= due[0] * 1000:
+            keep(int(due.pop(0)))
+
+    return keep_due
 
 
 def check_recipe(stored: dict, recipe: Any, free: tuple[str, ...] = ()) -> None:

@@ -27,7 +27,7 @@ from probes.data.scenes._store import Store
 from probes.metrics import get_protocol
 
 from ._diffusion import AutoencoderRecipe, AutoencoderStage, UNetRecipe, UNetStage, draw, posteriors, start_as_downscaling
-from ._training import card, chosen_device, load_state, resume, run, save_atomically
+from ._training import card, chosen_device, falling, keeper, load_state, resume, run, save_atomically
 
 HELD_OUT = 2_000_000             # first seed of scenes that no training sees
 MEASURED = 200                   # of them, for the autoencoder's reconstruction
@@ -160,18 +160,9 @@ def second(data: str, out: str, kimg: float = 400, recipe: UNetRecipe = UNetReci
     start = store.manifest["first_seed"]
     stage = UNetStage(network, mean, std, captions(range(start, start + len(store))), recipe, where)
     resume(stage, folder / "state.pt")
-    due = sorted(k for k in snapshots if stage.images < k * 1000 and k < kimg) + [kimg]
-
-    def decay(images: int) -> float:
-        if recipe.decay_from is None or images <= recipe.decay_from * 1000:
-            return 1.0
-        return max(0.02, 1 - 0.98 * (images / 1000 - recipe.decay_from) / (kimg - recipe.decay_from))
-
-    def keep_due() -> None:
-        while due and stage.images >= due[0] * 1000:
-            keep(stage, folder / f"snapshot-{int(due.pop(0)):06d}.pt", dict(card(stage, where, store), autoencoder=about))
-
-    run(stage, folder / "state.pt", kimg, keep_due, decay)
+    kept = keeper(stage, snapshots, kimg, lambda at: keep(stage, folder / f"snapshot-{at:06d}.pt",
+                                                          dict(card(stage, where, store), autoencoder=about)))
+    run(stage, folder / "state.pt", kimg, kept, falling(recipe.decay_from, kimg, 0.02))
 
 
 def keep(stage: UNetStage, path: Path, about: dict[str, Any]) -> None:

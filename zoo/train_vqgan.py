@@ -22,7 +22,7 @@ from generators.vqgan import GPTConfig, VQGANConfig, VQGANNetwork
 from probes._record import hardware
 from probes.data.scenes._store import Store
 
-from ._training import card, chosen_device, load_state, resume, run, save_atomically
+from ._training import card, chosen_device, falling, keeper, load_state, resume, run, save_atomically
 from ._vqgan import FirstStage, Recipe, TransformerStage, all_codes
 
 
@@ -49,16 +49,14 @@ def first(data: str, out: str, kimg: float = 96, recipe: Recipe = Recipe(), snap
     folder.mkdir(parents=True, exist_ok=True)
     stage = FirstStage(VQGANNetwork(network_config(store.manifest["size"]), seed=recipe.seed), store, recipe, where)
     resume(stage, folder / "first.pt")
-    due = sorted(k for k in snapshots if stage.images < k * 1000 and k < kimg) + [kimg]
 
-    def keep() -> None:
-        while due and stage.images >= due[0] * 1000:
-            name = f"first-{int(due.pop(0)):06d}"
-            save_atomically(dict(model=stage.ema.state_dict()), folder / f"{name}.pt")
-            (folder / f"{name}.json").write_text(json.dumps(card(stage, where, store), indent=2))
-            _reconstructions(stage, folder / f"{name}.png")
+    def keep(at: int) -> None:
+        name = f"first-{at:06d}"
+        save_atomically(dict(model=stage.ema.state_dict()), folder / f"{name}.pt")
+        (folder / f"{name}.json").write_text(json.dumps(card(stage, where, store), indent=2))
+        _reconstructions(stage, folder / f"{name}.png")
 
-    run(stage, folder / "first.pt", kimg, keep, lambda images: min(1.0, 1 - 0.9 * (images / (kimg * 1000) - 0.8) / 0.2))
+    run(stage, folder / "first.pt", kimg, keeper(stage, snapshots, kimg, keep), falling(0.8 * kimg, kimg, 0.1))
 
 
 def second(data: str, out: str, level: int, kimg: float = 200, recipe: Recipe = Recipe(), device: str = "auto") -> None:  # noqa: B008
