@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
@@ -80,19 +81,26 @@ class Request:
 
     @torch.no_grad()
     def pairs(self, seeds: range) -> tuple[State, Tensor]:
-        """(states, encoded targets [n, C, H, W]) of `seeds`; raises BankError where the teacher says what is no number."""
+        """(states, encoded targets [n, C, H, W]) of `seeds`; raises BankError where the teacher says what is no number, unless
+        it is NaN and that is how it says that a pixel has no value."""
         labels = None if self.classes is None else [self.classes[s % len(self.classes)] for s in seeds]
         state, image = drawn(self.generator, seeds, labels, self.data)
         values = self.teacher.label_indexed(image, self.intrinsic.name, seeds)
         encoded = self.intrinsic.encode(values, self.intrinsic.options)
-        if not torch.isfinite(encoded).all():
+        if not (~encoded.isinf() if self.teacher.masked else encoded.isfinite()).all():
             raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for seeds "
                             f"{seeds.start} … {seeds.stop - 1}")
         return state, encoded
 
     def in_output_space(self, encoded: Tensor, seeds: range) -> Tensor:
-        """Encoded targets as training compares with them."""
-        return self.generator.to_target(encoded.expand(-1, 3, -1, -1).float(), seeds)
+        """Encoded targets as training compares with them. A latent that shows a pixel without a value has none itself."""
+        encoded = encoded.expand(-1, 3, -1, -1).float()
+        missing = encoded.isnan()
+        target = self.generator.to_target(encoded.nan_to_num(0.0), seeds)
+        if missing.any():
+            spoilt = F.adaptive_max_pool2d(missing.amax(1, keepdim=True).float(), target.shape[2:]) > 0
+            target = target.masked_fill(spoilt.to(target.device), torch.nan)
+        return target
 
 
 @torch.no_grad()
@@ -131,7 +139,7 @@ class Bank:
         return {n.removeprefix("state."): torch.from_numpy(np.array(a[indices])) for n, a in self.states.items()}
 
     def target(self, indices: np.ndarray | slice) -> Tensor:
-        """Encoded targets, float32 [n, 3, H, W]; one-channel intrinsics repeated."""
+        """Encoded targets, float32 [n, 3, H, W]; one-channel intrinsics repeated; NaN where there is no value."""
         return torch.from_numpy(self.targets[indices].astype(np.float32)).expand(-1, 3, -1, -1)
 
     def batch(self, indices: np.ndarray | slice) -> tuple[dict[str, Tensor], Tensor]:
@@ -141,6 +149,11 @@ class Bank:
         if self.latents is None:
             return self.batch(indices)
         return self.state(indices), torch.from_numpy(np.array(self.latents[indices]))
+
+    def filled(self, rows: np.ndarray | slice, columns: slice = slice(None)) -> Tensor:
+        """Encoded targets, flat: float32 [n, C · H · W] or some of their columns; the mean where there is no value."""
+        values = torch.from_numpy(self.targets.reshape(len(self), -1)[rows, columns].astype(np.float32))
+        return torch.where(values.isnan(), self.mean.reshape(-1)[columns], values)
 
     @property
     def trivial(self) -> Tensor:
@@ -205,8 +218,9 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
             progress(stop, total)
     arrays = {p.stem: np.load(p, mmap_mode="r") for p in part.glob("*.npy") if p.stem != "mean"}
     blocks = range(0, total, 256)
-    mean = sum(arrays["target"][i:i + 256].astype(np.float64).sum(0) for i in blocks) / total
-    np.save(part / "mean.npy", mean.astype(np.float32))
+    sums = sum(np.nansum(arrays["target"][i:i + 256], 0, np.float64) for i in blocks)
+    known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
+    np.save(part / "mean.npy", (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), teacher=f"{request.teacher.name} {request.teacher.version}", files=files,
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})

@@ -5,13 +5,13 @@
 `rgb`      at every pixel an affine map of the picture's own RGB: what the colour there gives away
 
 The trained controls (`random`, `crossed`: the same fit on a network that was never trained) need no code of their own:
-see `probes.fit`.
+see `probes.fit`. Where a target has no value, the regressions take the mean there.
 """
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,16 +57,15 @@ class LatentRegression(Control):
         self.shape = bank.targets.shape[1:]
         x = self._features(x)
         held = max(1, len(x) // 10)
-        targets = bank.targets.reshape(len(bank), -1)                # a view: the memory map stays on disk
-        blocks = [slice(i, i + _PIXELS) for i in range(0, targets.shape[1], _PIXELS)]
+        blocks = [slice(i, i + _PIXELS) for i in range(0, math.prod(self.shape), _PIXELS)]
         errors = torch.zeros(len(self.penalties), dtype=torch.float64)
         for block in blocks:
-            y = torch.from_numpy(targets[:, block].astype(np.float64))
+            y = bank.filled(everything, block).double()
             for i, penalty in enumerate(self.penalties):
                 errors[i] += (y[-held:] - x[-held:] @ self._solve(x[:-held], y[:-held], penalty)).square().sum()
         self.penalty = self.penalties[int(errors.argmin())]
-        self.weight = torch.cat([self._solve(x, torch.from_numpy(targets[:, block].astype(np.float64)),
-                                             self.penalty).float() for block in blocks], 1)
+        self.weight = torch.cat([self._solve(x, bank.filled(everything, block).double(), self.penalty).float()
+                                 for block in blocks], 1)
 
     def _reduced(self, x: Tensor) -> Tensor:
         return x.double() if self.basis is None else (x.float() @ self.basis).double()
@@ -104,7 +103,7 @@ class RGBRegression(Control):
         for i in range(0, len(bank), batch):
             rows = slice(i, min(i + batch, len(bank)))
             x = self._features(generator, bank.state(rows))
-            y = torch.from_numpy(bank.targets[rows].astype(np.float32)).permute(2, 3, 0, 1)
+            y = bank.filled(rows).view(-1, *bank.targets.shape[1:]).permute(2, 3, 0, 1)
             xx, xy = xx + x.mT @ x, xy + x.mT @ y
         penalty = self.ridge * len(bank) * torch.diag(torch.tensor([1.0, 1.0, 1.0, 1e-3]))
         self.weight = torch.linalg.solve(xx + penalty, xy)       # [H, W, 4, C]

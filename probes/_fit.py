@@ -13,6 +13,7 @@ import generators
 from generators import Generator
 from generators._base import check_classes
 
+from . import _depth
 from ._bank import Bank, Request, open_bank
 from ._console import Reporter
 from ._controls import CLOSED_FORM, TRAINED
@@ -46,6 +47,7 @@ def fit(
     intrinsic: str | Intrinsic = "normal",
     teacher: str | Teacher = "auto",
     data: str | Data = "auto",
+    encoding: str | None = None,
     method: str = "lora",
     rank: int = 8,
     alpha: float | None = None,
@@ -82,6 +84,8 @@ def fit(
             exact maps, is no teacher but the truth
         data: of a generator that is driven by images (Stable Diffusion): a name from `probes list data` or the path of a
             folder; auto takes what the generator was trained on, where that is here. A fifth of a folder is held out
+        encoding: of depth: log, linear or disparity (metres), relative or percentile (up to a scale and a shift), inverse
+            (of teachers that give disparity); by default what suits the teacher
         method: what is trained; lora
         rank: of the LoRA
         alpha: the update is scaled by alpha / rank; the rank by default
@@ -138,7 +142,7 @@ def fit(
         if prompt is not None and not built.reads_text:
             raise ValueError(f"prompt: {built.name} reads no text; leave prompt out")
         images = _data(data, built)
-        bound, teacher = _bound(get_intrinsic(intrinsic), teacher, built, images, manner)
+        bound, teacher = _bound(get_intrinsic(intrinsic), teacher, built, images, encoding, manner)
         if against is not None:
             get_teacher(against, bound.name, images)
         given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
@@ -189,13 +193,19 @@ def _check_controls(built: Generator, controls: Sequence[str]) -> None:
 
 
 def _bound(intrinsic: Intrinsic, teacher: str | Teacher, generator: Generator, images: Data | None,
-           manner: _Manner) -> tuple[Intrinsic, Teacher]:
+           encoding: str | None, manner: _Manner) -> tuple[Intrinsic, Teacher]:
     """(the intrinsic as the teacher means it, the teacher on the fit's device)."""
     world = images.world if images else generator.world
     teacher = get_teacher(default_teacher(world) if teacher == "auto" else teacher, intrinsic.name, images).to(manner.device)
     if world not in teacher.worlds:
         manner.reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; these images show {world}")
-    return intrinsic.with_options(teacher.options(intrinsic.name)), teacher
+    options = teacher.options(intrinsic.name)
+    if intrinsic.name == "depth":
+        options = _depth.chosen(intrinsic.options, options, encoding, teacher.meaning("depth"))
+    elif encoding is not None:
+        raise ValueError(f"encoding: that is how depth is written as an image, {intrinsic.name} has one way only; leave "
+                         "encoding out")
+    return intrinsic.with_options(options), teacher
 
 
 def _data(data: str | Data, generator: Generator) -> Data | None:

@@ -4,17 +4,16 @@ A physical map (what a teacher returns, what metrics score) is float [N, C, H, W
 
     normal   C=3  unit vectors, camera frame x right, y down, z forward, towards the viewer: a wall that faces the camera
                   is (0, 0, -1), a floor (0, -1, 0) (Omnidata-v2's frame)
-    depth    C=1  z-depth in metres, or in whatever unit the teacher declares; with the encoding "relative", [0, 1] between an
-                  image's nearest and farthest point
+    depth    C=1  z-depth in metres; or, with encodings that keep no unit, [0, 1] up to a scale and a shift, in depth or in
+                  inverse depth (see `probes._depth`, and `Intrinsic.meaning`)
     albedo   C=3  sRGB-encoded diffuse reflectance in [0, 1]
     shading  C=1  sRGB-encoded achromatic shading in [0, 1]
 
-Encoded, it is what the generator's head must emit: [-1, 1], one-channel maps repeated to three. Losses are the paper's
+NaN in any channel means that a pixel has no value. Encoded, it is what the generator's head must emit: [-1, 1], one-channel maps repeated to three. Losses are the paper's
 for pixel-space generators (arXiv 2311.17137, section 3): 1 - cos + L1 for normals, mean squared error for the rest.
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generators._names import unknown
+
+from . import _depth
 
 Coding = Callable[[Tensor, dict], Tensor]
 
@@ -58,8 +59,17 @@ class Intrinsic:
         if wrong:
             raise ValueError(f"intrinsic: {self.name} has no option {sorted(wrong)[0]!r}; "
                              f"it has {', '.join(self.options) or 'none'}")
-        chosen = {**self.options, **options}
-        return replace(self, options=chosen, protocol=_PROTOCOLS.get((self.name, chosen.get("encoding")), self.protocol))
+        chosen = replace(self, options={**self.options, **options})
+        if self.name != "depth":
+            return chosen
+        _depth.check(chosen.options)
+        return replace(chosen, protocol=_depth.PROTOCOLS[chosen.meaning])
+
+    @property
+    def meaning(self) -> str:
+        """What the numbers of a depth map are: "metric" (metres), "relative" (depth up to a scale and a shift) or "disparity"
+        (inverse depth, likewise); "" for everything else."""
+        return _depth.MEANINGS[self.options["encoding"]] if self.name == "depth" else ""
 
     def to_image(self, values: Tensor) -> Tensor:
         """Physical map -> float [N, 3, H, W] in [-1, 1]."""
@@ -77,27 +87,11 @@ def cosine_l1(prediction: Tensor, target: Tensor) -> Tensor:
     return (1 - (prediction * target).sum(1) * norms).mean() + (prediction - target).abs().mean()
 
 
-def _encode_depth(depth: Tensor, options: dict) -> Tensor:
-    if options["encoding"] == "relative":
-        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-        return (depth - low) / (high - low).clamp_min(1e-6) * 2 - 1
-    near, far = options["near"], options["far"]
-    x = depth.clamp(near, far).log()
-    return (x - math.log(near)) / math.log(far / near) * 2 - 1
-
-
-def _decode_depth(image: Tensor, options: dict) -> Tensor:
-    near, far = options["near"], options["far"]
-    x = (image.mean(1, keepdim=True).clamp(-1, 1) + 1) / 2
-    return x if options["encoding"] == "relative" else (x * math.log(far / near) + math.log(near)).exp()
-
-
 def _to_signed(x: Tensor, options: dict) -> Tensor:
     return x * 2 - 1
 
 
 _REGISTRY: dict[str, Intrinsic] = {}
-_PROTOCOLS = {("depth", "relative"): "depth-minmax", ("depth", "log"): "depth-metric"}   # where an encoding decides it
 
 
 def register_intrinsic(intrinsic: Intrinsic) -> Intrinsic:
@@ -126,9 +120,8 @@ register_intrinsic(Intrinsic(
     "normal", 3, lambda x, o: x, lambda x, o: F.normalize(x, dim=1), cosine_l1, "normal-per-image",
     "unit vectors; x right, y down, z forward, towards the viewer", prompt="surface normal"))
 register_intrinsic(Intrinsic(
-    "depth", 1, _encode_depth, _decode_depth, F.mse_loss, "depth-metric",
-    "z-depth; encoded logarithmically between near and far, or relative", dict(encoding="log", near=0.8, far=9.0),
-    prompt="depth map"))
+    "depth", 1, _depth.encode, _depth.decode, F.mse_loss, "depth-metric",
+    "z-depth in metres, or relative: the encoding says which (see `probes._depth`)", dict(_depth.OPTIONS), prompt="depth map"))
 register_intrinsic(Intrinsic(
     "albedo", 3, _to_signed, lambda x, o: (x.clamp(-1, 1) + 1) / 2, F.mse_loss, "image-rms",
     "diffuse reflectance, sRGB-encoded, [0, 1]"))

@@ -41,8 +41,8 @@ class PhotoPrediction:
 
     def save(self, stem: str | Path, formats: Sequence[str] = ("npy", "png")) -> list[Path]:
         """Writes STEM.npy, STEM.png, …: see `probes.images.write_map`."""
-        relative = self.intrinsic.options.get("encoding") == "relative"
-        return write_map(stem, self.map, self.intrinsic.name, formats, unit="relative" if relative else None)
+        meaning = self.intrinsic.meaning
+        return write_map(stem, self.map, self.intrinsic.name, formats, unit=None if meaning in ("", "metric") else meaning)
 
 
 def predict_photos(probe: Probe, items: Any, size: int | None = None, policy: str = "resize") -> Iterator[PhotoPrediction]:

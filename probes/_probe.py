@@ -58,7 +58,8 @@ class Prediction:
         """Writes a labelled PNG: one row a seed, image and prediction."""
         from .report import display, sheet
 
-        sheet({"image": self.image, self.intrinsic.name: display(self.intrinsic.name, self.map)}, path,
+        picture = display(self.intrinsic.name, self.map, meaning=self.intrinsic.meaning)
+        sheet({"image": self.image, self.intrinsic.name: picture}, path,
               captions=[f"seed {s}" for s in self.seeds])
 
 

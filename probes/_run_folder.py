@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -93,8 +94,9 @@ def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     primary = evaluation.metrics["primary"]
     unit = evaluation.metrics["metrics"][primary]["unit"]
     captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
-    picture = sheet({"image": prediction.image, evaluation.metrics["against"].partition(" ")[0]: display(name, taught),
-                     "probe": display(name, prediction.map, like=taught)}, folder / "samples.png", captions=captions)
+    shown_as = partial(display, name, like=taught, meaning=probe.intrinsic.meaning)
+    picture = sheet({"image": prediction.image, evaluation.metrics["against"].partition(" ")[0]: shown_as(taught),
+                     "probe": shown_as(prediction.map)}, folder / "samples.png", captions=captions)
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "probe.json", probe.record)

@@ -187,8 +187,11 @@ def _learn(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, shares: list[tuple[n
     judge = intrinsic.loss if generator.output_space == "pixels" else F.mse_loss
     for rows, seeds in shares:
         state, target = bank.lesson(rows)
+        missing = target.isnan()
         with processes.autocast():
-            prediction, target = generator.regress(state, target.to(generator.device), seeds)
+            prediction, target = generator.regress(state, target.nan_to_num(0.0).to(generator.device), seeds)
+        if missing.any():               # there the prediction is right whatever it is: no gradient
+            target = torch.where(missing.to(target.device), prediction.detach().to(target.dtype), target)
         if processes.mixed_precision:
             prediction, target = prediction.float(), target.float()
         loss = judge(prediction, target)

@@ -42,7 +42,8 @@ def write_map(stem: str | Path, values: Any, intrinsic: str, formats: Sequence[s
         values: float32 [C, H, W], tensor or array, in the physical range of its intrinsic; NaN marks pixels without a value
         intrinsic: name of a registered intrinsic
         formats: any of FORMATS; exr needs the OpenEXR package
-        unit: recorded in the .exr and the .json; by default "m" for depth: give "" or "relative" for a depth of unknown scale
+        unit: recorded in the .exr and the .json; by default "m" for depth: give "relative" for depth and "disparity" for inverse depth known
+            up to a scale and a shift
 
     Returns the paths, in the order of `formats`, the .json behind its PNG.
 
@@ -76,7 +77,7 @@ def write_map(stem: str | Path, values: Any, intrinsic: str, formats: Sequence[s
         else:
             path = _path(stem, ".png")
             with writing(path) as temporary, open(temporary, "wb") as file:
-                write_png(file, _pictures(array, about.name), *array.shape[1:], 3, 8, {"Title": about.name})
+                write_png(file, _pictures(array, about.name, facts["unit"]), *array.shape[1:], 3, 8, {"Title": about.name})
         written.append(path)
     return written
 
@@ -109,12 +110,12 @@ def _write_codes(path: Path, array: np.ndarray, codes: Coding, facts: dict, writ
     written += [path, write_text_atomically(side, json.dumps(facts, indent=2) + "\n")]
 
 
-def _pictures(array: np.ndarray, intrinsic: str) -> Iterator[np.ndarray]:
+def _pictures(array: np.ndarray, intrinsic: str, unit: str) -> Iterator[np.ndarray]:
     """The readable picture in strips, uint8 [rows, W, 3]; one range of colours for all of them."""
     every = max(1, ceil((array.shape[1] * array.shape[2] / _RANGE_PIXELS) ** 0.5))
     like = torch.from_numpy(np.ascontiguousarray(array[None, :, ::every, ::every]))
     for part in strips(array, 256):
-        picture = display(intrinsic, np.ascontiguousarray(part)[None], like=like)[0]
+        picture = display(intrinsic, np.ascontiguousarray(part)[None], like=like, meaning=unit)[0]
         yield picture.add_(1).mul_(127.5).add_(0.5).to(torch.uint8).permute(1, 2, 0).numpy()
 
 

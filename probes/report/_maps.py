@@ -1,7 +1,7 @@
 """Physical maps made readable: intrinsic -> float [N, 3, H, W] in [-1, 1], the range of every image here.
 
     normal   (x, -y, -z) as red, green, blue: floors are green, walls that face the camera blue, what faces right red
-    depth    magma over log depth, near bright, far dark
+    depth    magma, near bright, far dark: over log depth where it is in metres, else over what there is
     albedo, shading    as they are
     error    viridis from 0 (dark) upwards, one range for the whole batch
     other    grey or RGB, stretched over their range
@@ -21,16 +21,17 @@ from torch import Tensor
 _INVALID = -0.55  # the grey of pixels without a value
 
 
-def display(name: str, map: Any, like: Any = None, high: float | None = None) -> Tensor:
+def display(name: str, map: Any, like: Any = None, high: float | None = None, meaning: str = "") -> Tensor:
     """An intrinsic's maps as pictures.
 
     Args:
         name: normal, depth, albedo, shading, error, or a registered intrinsic's name
-        map: float [N, C, H, W], tensor or array. normal: unit vectors, x right, y down, z forward; depth: metres;
+        map: float [N, C, H, W], tensor or array. normal: unit vectors, x right, y down, z forward; depth: see `meaning`;
             albedo (3) and shading (1 channel): [0, 1]; error: at least 0, one channel
         like: map, or list of maps, [N, C, *, *] that set the range of depth and of registered intrinsics, sample by
             sample; default the map itself. Give every column of a row the same `like`, commonly the teacher's map
         high: the value at the top of the error's colours; default its 99th percentile over the batch
+        meaning: of depth: "metric" (the default), "relative" or "disparity" (see `probes.Intrinsic.meaning`)
 
     Returns:
         float32 [N, 3, H, W] in [-1, 1] on the CPU; pixels that are NaN or infinite are dark grey.
@@ -47,9 +48,10 @@ def display(name: str, map: Any, like: Any = None, high: float | None = None) ->
     if name == "normal":
         picture = value * value.new_tensor([1.0, -1.0, -1.0])[:, None, None]
     elif name == "depth":
-        low, top = _range([value.masked_fill(bad, torch.nan)] if like is None else _list(like, name), log=True)
-        position = (value.clamp_min(1e-6).log() - low) / (top - low)
-        picture = _coloured(1 - position, "magma", 0.12, 0.98)
+        log = meaning not in ("relative", "disparity")
+        low, top = _range([value.masked_fill(bad, torch.nan)] if like is None else _list(like, name), log)
+        position = ((value.clamp_min(1e-6).log() if log else value) - low) / (top - low)
+        picture = _coloured(position if meaning == "disparity" else 1 - position, "magma", 0.12, 0.98)
     elif name in ("albedo", "shading"):
         picture = value * 2 - 1
     elif name == "error":
