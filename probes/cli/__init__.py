@@ -1,0 +1,49 @@
+"""The `probes` command. Every subcommand is a function of the API: its signature is the command line and the YAML."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from ._files import convert, export, import_
+from ._list import list_
+from ._runs import evaluate, predict
+
+
+def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
+    from .._fit import fit
+
+    # name -> (function, whether required arguments are positional, arguments that are no options of the command)
+    commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
+                "convert": (convert, True), "export": (export, True), "import": (import_, False)}
+    parser = ArgumentParser(prog="probes", description=__doc__)
+    sub = parser.add_subcommands(required=True)
+    for name, (function, positional) in commands.items():
+        own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
+        own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+        several = {"images"} if function is predict else set()            # photographs follow the run, without --images
+        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several)
+        if several:
+            own.add_argument("images", type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
+        sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
+    return parser, {name: function for name, (function, _) in commands.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; errors that a user can mend are one line, without a traceback."""
+    parser, functions = _parser()
+    parsed: Namespace = parser.parse_args(arguments)
+    options = dict(parsed[parsed.subcommand].items())
+    options.pop("config", None)
+    try:
+        functions[parsed.subcommand](**options)
+    except KeyboardInterrupt:
+        again = "; the same command goes on from here" if parsed.subcommand == "fit" else ""
+        print(f"interrupted{again}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"probes {parsed.subcommand}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
