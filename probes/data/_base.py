@@ -1,13 +1,17 @@
 """Where the images of an image-driven generator come from, and what is known about them exactly."""
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from generators._names import unknown
+
+from ._sample import Sample
 
 
 class Data(ABC):
@@ -17,13 +21,17 @@ class Data(ABC):
         name: how it is asked for: a registered name, or a folder's path
         world: what the images show, which decides the default teacher: "scenes" or "photographs"
         count: how many there are; None for no end
-        exact: intrinsics whose exact map is known for every image
+        exact: intrinsics whose map is known for every image
+        masked: whether those maps may have holes: NaN where there is no value
+        size: of the shorter side at which `sample` gives its images; None where they differ
     """
 
     name: str
     world: str
     count: int | None = None
     exact: tuple[str, ...] = ()
+    masked: bool = False
+    size: int | None = None
 
     @abstractmethod
     def images(self, indices: Sequence[int], size: int) -> Tensor:
@@ -31,11 +39,35 @@ class Data(ABC):
 
     def truth(self, indices: Sequence[int], size: int, intrinsic: str) -> Tensor:
         """The exact physical map [N, C, size, size] (see `probes._intrinsics`) of an intrinsic in `exact`."""
-        raise NotImplementedError(f"data: {self.name} knows no exact {intrinsic}")
+        self.require((intrinsic,))
+        raise NotImplementedError(f"data: {type(self).__name__} must define truth for {intrinsic}, or not name it in exact")
+
+    def require(self, intrinsics: Iterable[str]) -> None:
+        """Raises ValueError where the map of some intrinsic is not known."""
+        wrong = next((name for name in intrinsics if name not in self.exact), None)
+        if wrong is not None:
+            known = f"it knows {', '.join(self.exact)}" if self.exact else "it knows images only"
+            raise ValueError(f"data: {self.name} has no map of {wrong}; {known}")
+
+    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+        """One image at its own size with these of its maps; by default square, of side `size`."""
+        if self.size is None:
+            raise NotImplementedError(f"data: {type(self).__name__} must define sample, or say its size")
+        maps = {name: self.truth([index], self.size, name)[0] for name in intrinsics}
+        return Sample(self.sample_name(index), self.images([index], self.size)[0], maps)
+
+    def sample_name(self, index: int) -> str:
+        """What an image is called in tables and files, unique within this data."""
+        return f"{index:06d}"
 
     def options(self, intrinsic: str) -> dict:
         """Options of the intrinsic's encoding that the exact maps need: for depth, `near` and `far`."""
         return {}
+
+    def meaning(self, intrinsic: str) -> str:
+        """What its depth is: "metric" (metres), "relative" (up to a scale and a shift) or "disparity" (inverse depth,
+        likewise); "" for other intrinsics."""
+        return "metric" if intrinsic == "depth" else ""
 
     @property
     @abstractmethod
@@ -60,8 +92,24 @@ class Data(ABC):
             raise ValueError(f"seeds: there is no image {wrong} in data {self.name}; its images are numbered {there}")
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A layout of files that images come in.
+
+    Args:
+        open: (path, **options) -> Data; options are the keyword arguments that may follow the path
+        about: one line
+        recognises: whether what lies at a path is of this layout
+    """
+
+    open: Callable[..., Data]
+    about: str
+    recognises: Callable[[Path], bool]
+
+
 _FACTORIES: dict[str, Callable[[], Data]] = {}
 _ABOUT: dict[str, str] = {}
+_READERS: dict[str, Reader] = {}
 
 
 def register_data(name: str, factory: Callable[[], Data], about: str = "") -> None:
@@ -71,22 +119,59 @@ def register_data(name: str, factory: Callable[[], Data], about: str = "") -> No
     _FACTORIES[name], _ABOUT[name] = factory, about
 
 
+def register_reader(kind: str, reader: Reader) -> None:
+    """Makes a layout known, for KIND:PATH and, where it recognises itself, for PATH alone; the first registered that does so
+    reads it."""
+    if kind in _READERS:
+        raise ValueError(f"data: the layout {kind!r} is already registered")
+    _READERS[kind] = reader
+
+
 def get_data(data: str | Path | Data) -> Data:
-    """By name, by the path of a folder of images, or the data itself. Raises UnknownNameError with the nearest names."""
+    """Images, from what a user writes.
+
+    Args:
+        data: the images themselves; a registered name; the path of a folder or file, whose layout is recognised; or
+            KIND:PATH,OPTION=VALUE,… where the layout shall not be guessed, or has options: diode:/data/diode,split=val
+
+    Raises UnknownNameError with the nearest names, ValueError for options that the layout does not have.
+    """
     if isinstance(data, Data):
         return data
-    if str(data) in _FACTORIES:
-        return _FACTORIES[str(data)]()
-    if Path(data).is_dir():
-        from ._folder import ImageFolder
+    text = str(data)
+    if text in _FACTORIES:
+        return _FACTORIES[text]()
+    kind, colon, rest = text.partition(":")
+    if colon and kind in _READERS:
+        return _opened(kind, rest)
+    path = Path(text).expanduser()
+    if not path.exists() and "," in text:                       # PATH,OPTION=VALUE with the layout recognised
+        path = Path(text.partition(",")[0]).expanduser()
+    if path.exists():
+        kind = next((kind for kind, reader in _READERS.items() if reader.recognises(path)), None)
+        if kind is None:
+            raise ValueError(f"data: {path} is of no layout known here: no folder of images, and none of {', '.join(_READERS)}; "
+                             "`probes list data` tells what each looks like")
+        return _opened(kind, text)
+    raise unknown("data", text, [*_FACTORIES, *(f"{kind}:PATH" for kind in _READERS), "the path of a folder or file"])
 
-        return ImageFolder(data)
-    raise unknown("data", str(data), _FACTORIES, "`probes list data`, or the path of a folder of images")
+
+def _opened(kind: str, text: str) -> Data:
+    path, *pairs = [text] if Path(text).expanduser().exists() else text.split(",")
+    wrong = next((pair for pair in pairs if "=" not in pair), None)
+    if wrong is not None:
+        raise ValueError(f"data: expected OPTION=VALUE behind the path of {kind}:{path}, got {wrong!r}; for instance "
+                         f"{kind}:{path},split=val")
+    options = dict(pair.split("=", 1) for pair in pairs)
+    known = list(inspect.signature(_READERS[kind].open).parameters)[1:]
+    if unknown_ones := sorted(set(options) - set(known)):
+        raise unknown(f"data: {kind}", unknown_ones[0], known)
+    return _READERS[kind].open(Path(path).expanduser(), **options)
 
 
 def known_data() -> dict[str, str]:
-    """{name: one line about it} of all that is registered."""
-    return dict(_ABOUT)
+    """{name: one line about it} of all that is registered, layouts as KIND:PATH."""
+    return {**_ABOUT, **{f"{kind}:PATH": reader.about for kind, reader in _READERS.items()}}
 
 
 def default_data(world: str) -> str:
@@ -103,3 +188,12 @@ def _scenes() -> Data:
 
 
 register_data("scenes", _scenes, "rendered rooms with exact normal, depth, albedo, shading; without end")
+
+
+def _photographs(path: Path) -> Data:
+    from ._folder import ImageFolder
+
+    return ImageFolder(path)
+
+
+register_reader("images", Reader(_photographs, "the images in a folder of yours, nothing known about them", Path.is_dir))

@@ -19,6 +19,7 @@ class Scenes(Data):
     name = "scenes"
     world = "scenes"
     exact = ("normal", "depth", "albedo", "shading")
+    size = 64
 
     def images(self, indices: Sequence[int], size: int) -> Tensor:
         return linear_to_srgb(self._render(indices, size)["image"]) * 2 - 1
