@@ -5,7 +5,8 @@ A teacher declares its version and licence; where exact ground truth exists, its
 
 from ._base import Teacher as Teacher
 from ._base import Unsaid as Unsaid
-from ._base import default_teacher as default_teacher
-from ._base import get_teacher as get_teacher
-from ._base import register_teacher as register_teacher
-from ._base import teachers as teachers
+from ._registry import default_teacher as default_teacher
+from ._registry import get_teacher as get_teacher
+from ._registry import register_teacher as register_teacher
+from ._registry import register_teacher_kind as register_teacher_kind
+from ._registry import teachers as teachers
