@@ -47,10 +47,10 @@ def test_a_finished_run_is_not_taken_for_one_on_other_images(photos, tmp_path):
 def test_a_finished_run_is_not_taken_for_one_of_another_encoding(tmp_path):
     depth = probes.get_intrinsic("depth")
     settings = {**SETTINGS, "intrinsic": depth, "teacher": "exact", "data": "scenes", "out": str(tmp_path)}
-    assert probes.fit(BUILD(), **settings).intrinsic.options["encoding"] == "log"
-    with pytest.raises(probes.RunError, match="on other pairs: encoding log then, relative now; choose another folder"):
+    assert probes.fit(BUILD(), **settings).intrinsic.options["encoding"] == "linear"
+    with pytest.raises(probes.RunError, match="on other pairs: encoding linear then, relative now; choose another folder"):
         probes.fit(BUILD(), **{**settings, "intrinsic": depth.with_options(dict(encoding="relative"))})
-    assert probes.load(tmp_path, BUILD()).intrinsic.options["encoding"] == "log"
+    assert probes.load(tmp_path, BUILD()).intrinsic.options["encoding"] == "linear"
 
 
 def test_a_finished_run_of_another_version_is_refused_but_loads(tmp_path, monkeypatch):

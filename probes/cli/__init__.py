@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from ._data import data
 from ._files import convert, export, import_
 from ._list import list_
 from ._runs import evaluate, predict
@@ -16,7 +17,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
 
     # name -> (function, whether required arguments are positional, arguments that are no options of the command)
     commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
-                "convert": (convert, True), "export": (export, True), "import": (import_, False)}
+                "convert": (convert, True), "export": (export, True), "import": (import_, False), "data": (data, True)}
     parser = ArgumentParser(prog="probes", description=__doc__)
     sub = parser.add_subcommands(required=True)
     for name, (function, positional) in commands.items():

@@ -10,8 +10,11 @@ from ._base import get_data as get_data
 from ._base import known_data as known_data
 from ._base import register_data as register_data
 from ._base import register_reader as register_reader
+from ._builtin import register as _register
 from ._photographs import Photographs as Photographs
 from ._resize import resize_map as resize_map
 from ._resize import valid as valid
 from ._sample import Camera as Camera
 from ._sample import Sample as Sample
+
+_register()

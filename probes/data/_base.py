@@ -18,11 +18,12 @@ class Data(ABC):
     """Numbered images, some with exact maps beside them.
 
     Attributes:
-        name: how it is asked for: a registered name, or a folder's path
+        name: what `get_data` finds it by: a registered name, or KIND:PATH,OPTION=VALUE,…
         world: what the images show, which decides the default teacher: "scenes" or "photographs"
         count: how many there are; None for no end
         exact: intrinsics whose map is known for every image
         masked: whether those maps may have holes: NaN where there is no value
+        made_by: the teacher whose word the maps are, where they are no measurement
         size: of the shorter side at which `sample` gives its images; None where they differ
     """
 
@@ -31,6 +32,7 @@ class Data(ABC):
     count: int | None = None
     exact: tuple[str, ...] = ()
     masked: bool = False
+    made_by: str = ""
     size: int | None = None
 
     @abstractmethod
@@ -150,8 +152,8 @@ def get_data(data: str | Path | Data) -> Data:
     if path.exists():
         kind = next((kind for kind, reader in _READERS.items() if reader.recognises(path)), None)
         if kind is None:
-            raise ValueError(f"data: {path} is of no layout known here: no folder of images, and none of {', '.join(_READERS)}; "
-                             "`probes list data` tells what each looks like")
+            raise ValueError(f"data: {path} is of no layout known here ({', '.join(_READERS)}); `probes list data` tells what "
+                             "each looks like")
         return _opened(kind, text)
     raise unknown("data", text, [*_FACTORIES, *(f"{kind}:PATH" for kind in _READERS), "the path of a folder or file"])
 
@@ -166,7 +168,11 @@ def _opened(kind: str, text: str) -> Data:
     known = list(inspect.signature(_READERS[kind].open).parameters)[1:]
     if unknown_ones := sorted(set(options) - set(known)):
         raise unknown(f"data: {kind}", unknown_ones[0], known)
-    return _READERS[kind].open(Path(path).expanduser(), **options)
+    place = Path(path).expanduser()
+    opened = _READERS[kind].open(place, **options)
+    opened.name = ",".join([f"{kind}:{place.resolve() if place.exists() else path}",
+                            *(f"{key}={value}" for key, value in sorted(options.items()))])
+    return opened
 
 
 def known_data() -> dict[str, str]:
@@ -188,12 +194,3 @@ def _scenes() -> Data:
 
 
 register_data("scenes", _scenes, "rendered rooms with exact normal, depth, albedo, shading; without end")
-
-
-def _photographs(path: Path) -> Data:
-    from ._folder import ImageFolder
-
-    return ImageFolder(path)
-
-
-register_reader("images", Reader(_photographs, "the images in a folder of yours, nothing known about them", Path.is_dir))

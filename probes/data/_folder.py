@@ -9,6 +9,11 @@ from ._photographs import Photographs
 from ._sample import Sample
 
 
+def recognises(path: Path) -> bool:
+    """Whether it is a folder at all: what other layouts do not know is taken for photographs."""
+    return path.is_dir()
+
+
 class ImageFolder(Photographs):
     """The images of a folder in the order of their names. Raises ValueError if there are fewer than ten."""
 

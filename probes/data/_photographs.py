@@ -19,7 +19,7 @@ _ENDS = 1 << 16     # bytes at either end of a file that its fingerprint reads
 
 
 class Photographs(Data):
-    """Numbered files. A reader sets `name`, `count`, `exact` and `masked`, and says how one of them is read; nothing is kept in
+    """Numbered files. A reader sets `count`, `exact` and `masked`, and says how one of them is read; nothing is kept in
     memory, so a dataset may be larger than it."""
 
     world = "photographs"
