@@ -82,6 +82,9 @@ class Exact(Teacher):
         if data is None or not data.exact:
             of = "a generator that draws its own images" if data is None else data.name
             raise ValueError(f"teacher: nobody knows the exact maps of {of}; name a teacher that looks at the images")
+        if data.made_by:
+            raise ValueError(f"teacher: the maps of {data.name} are the word of {data.made_by}, not the truth; to be taught by "
+                             "them, give teacher='labels:FOLDER' with their folder")
         self.data, self.intrinsics, self.worlds = data, data.exact, (data.world,)
         self.version, self.masked = data.fingerprint[:8], data.masked
 

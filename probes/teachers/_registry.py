@@ -8,6 +8,7 @@ from importlib import import_module
 from generators._names import unknown
 
 from ..data import Data
+from . import _catalog
 from ._base import EXACT, UNSAID, Exact, Teacher, Unsaid
 
 _FACTORIES: dict[str, Callable[[], Teacher]] = {}
@@ -32,8 +33,8 @@ def register_teacher_kind(kind: str, factory: Callable[[str, Data | None], Teach
 
 
 def get_teacher(teacher: str | Teacher, intrinsic: str | None = None, data: Data | None = None) -> Teacher:
-    """By name, as KIND:ARGUMENT, or the teacher itself; "exact" is what `data` knows. Raises UnknownNameError, or ValueError if it
-    cannot label `intrinsic`."""
+    """By name, as KIND:ARGUMENT, or the teacher itself; "exact" is what `data` knows. Raises UnknownNameError, or ValueError if
+    it cannot label `intrinsic`."""
     if isinstance(teacher, Unsaid) or teacher == Unsaid.name:
         raise ValueError(UNSAID)
     if teacher == EXACT:
@@ -74,3 +75,4 @@ register_teacher("scenes", partial(_built, "._scenes", "ScenesTeacher"),
                  "normal, depth, albedo, shading of rendered rooms; trained on exact maps")
 register_teacher("retinex", partial(_built, "._retinex", "RetinexTeacher"),
                  "albedo, shading of photographs by colour Retinex; classical, no weights")
+_catalog.register(register_teacher, register_teacher_kind)
