@@ -60,10 +60,11 @@ def test_missing_pixels_stay_missing_and_do_not_move_the_others(encoding):
 
 
 @pytest.mark.parametrize("meaning, suggested, wanted, own, expected", [
-    ("metric", {}, None, "log", "log"), ("metric", {}, "percentile", "log", "percentile"),
-    ("relative", dict(encoding="percentile"), None, "log", "percentile"),
+    ("metric", {}, None, "linear", "linear"), ("metric", {}, "percentile", "linear", "percentile"),
+    ("metric", {}, None, "log", "log"), ("metric", dict(encoding="log"), None, "linear", "log"),
+    ("relative", dict(encoding="percentile"), None, "linear", "percentile"),
     ("relative", dict(encoding="percentile"), None, "relative", "relative"),
-    ("disparity", dict(encoding="inverse"), None, "log", "inverse"),
+    ("disparity", dict(encoding="inverse"), None, "linear", "inverse"),
 ])
 def test_what_was_asked_for_comes_before_what_the_teacher_suggests(meaning, suggested, wanted, own, expected):
     assert _depth.chosen(options(own), suggested, wanted, meaning)["encoding"] == expected
