@@ -24,6 +24,10 @@ from ._probe import load as load
 from ._processes import ProcessesError as ProcessesError
 from ._train import DivergedError as DivergedError
 from ._train import TrainingStateError as TrainingStateError
+from .labelling import Labelled as Labelled
+from .labelling import label as label
+from .scoring import Scored as Scored
+from .scoring import score as score
 from .teachers import Teacher as Teacher
 from .teachers import register_teacher as register_teacher
 from .teachers import teachers as teachers

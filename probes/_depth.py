@@ -7,7 +7,7 @@
 | disparity | metres | inverse depth, between near and far; near is bright | metres |
 | relative | any depth | between an image's nearest and farthest point, as in the paper's released code | [0, 1], 1 farthest |
 | percentile | any depth | between an image's 2nd and 98th percentile, as in Marigold (arXiv 2312.02145) | [0, 1], 1 farthest |
-| inverse | affine-invariant disparity, as MiDaS and Depth Anything give it | between its 2nd and 98th percentile | [0, 1], 1 nearest |
+| inverse | affine-invariant disparity (MiDaS, Depth Anything) | between its 2nd and 98th percentile | [0, 1], 1 nearest |
 
 The first three know metres; the others keep an image's depth up to a scale and a shift, in depth or in disparity, which is
 what `meaning` tells: "metric", "relative" or "disparity". Pixels without a value (NaN) have no part in an image's range and

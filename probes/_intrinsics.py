@@ -9,7 +9,9 @@ A physical map (what a teacher returns, what metrics score) is float [N, C, H, W
     albedo   C=3  sRGB-encoded diffuse reflectance in [0, 1]
     shading  C=1  sRGB-encoded achromatic shading in [0, 1]
 
-NaN in any channel means that a pixel has no value. Encoded, it is what the generator's head must emit: [-1, 1], one-channel maps repeated to three. Losses are the paper's
+NaN in any channel means that a pixel has no value.
+
+Encoded, it is what the generator's head must emit: [-1, 1], one-channel maps repeated to three. Losses are the paper's
 for pixel-space generators (arXiv 2311.17137, section 3): 1 - cos + L1 for normals, mean squared error for the rest.
 """
 from __future__ import annotations

@@ -3,13 +3,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from inspect import signature
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ._data import data
 from ._files import convert, export, import_
+from ._label import label
 from ._list import list_
-from ._runs import evaluate, predict
+from ._runs import predict
+from ._score import evaluate
+
+_RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
 
 def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
@@ -17,16 +22,20 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
 
     # name -> (function, whether required arguments are positional, arguments that are no options of the command)
     commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
-                "convert": (convert, True), "export": (export, True), "import": (import_, False), "data": (data, True)}
+                "convert": (convert, True), "export": (export, True), "import": (import_, False),
+                "label": (label, True), "data": (data, True)}
     parser = ArgumentParser(prog="probes", description=__doc__)
     sub = parser.add_subcommands(required=True)
     for name, (function, positional) in commands.items():
         own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
         own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
-        several = {"images"} if function is predict else set()            # photographs follow the run, without --images
-        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several)
-        if several:
-            own.add_argument("images", type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
+        several = {"images"} & set(signature(function).parameters)          # photographs follow the command, without --images
+        repeated = {"protocol"} & set(signature(function).parameters)       # --protocol A --protocol B
+        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several | repeated)
+        for argument in several:
+            own.add_argument(argument, type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
+        for argument in repeated:
+            own.add_argument(f"--{argument}", type=str, action="append", default=[], help="by name; may be given several times")
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 
@@ -40,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         functions[parsed.subcommand](**options)
     except KeyboardInterrupt:
-        again = "; the same command goes on from here" if parsed.subcommand == "fit" else ""
+        again = "; the same command goes on from here" if parsed.subcommand in _RESUMED else ""
         print(f"interrupted{again}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:

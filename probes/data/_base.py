@@ -150,12 +150,17 @@ def get_data(data: str | Path | Data) -> Data:
     if not path.exists() and "," in text:                       # PATH,OPTION=VALUE with the layout recognised
         path = Path(text.partition(",")[0]).expanduser()
     if path.exists():
-        kind = next((kind for kind, reader in _READERS.items() if reader.recognises(path)), None)
+        kind = layout_of(path)
         if kind is None:
             raise ValueError(f"data: {path} is of no layout known here ({', '.join(_READERS)}); `probes list data` tells what "
                              "each looks like")
         return _opened(kind, text)
     raise unknown("data", text, [*_FACTORIES, *(f"{kind}:PATH" for kind in _READERS), "the path of a folder or file"])
+
+
+def layout_of(path: Path) -> str | None:
+    """The kind of the first layout that recognises what lies at a path."""
+    return next((kind for kind, reader in _READERS.items() if reader.recognises(path)), None)
 
 
 def _opened(kind: str, text: str) -> Data:

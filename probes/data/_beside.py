@@ -20,9 +20,9 @@ from pathlib import Path
 from .._depth import MEANINGS, OPTIONS
 from .._intrinsics import intrinsics
 from ..images import ImageError, gather, stems
+from ._map_files import ENDINGS
 from ._paired import Pair, Paired
 
-_EXACT = (".npy", ".exr", "-16bit.png")
 _PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 _MASKS = (".npy", ".png")
 
@@ -98,7 +98,7 @@ def _pairs(path: Path, places: list[Path], pictures: set[str]) -> list[Pair]:
         maps = {}
         for name in intrinsics():
             plain = _PICTURES if name not in ("normal", "depth") or name in pictures else ()
-            endings = [ending for ending in (*_EXACT, *plain) if f"{stem}-{name}{ending}" in there]
+            endings = [ending for ending in (*ENDINGS, *plain) if f"{stem}-{name}{ending}" in there]
             if endings:
                 maps[name] = there[f"{stem}-{name}{endings[0]}"]
         mask = next((there[f"{stem}-mask{ending}"] for ending in _MASKS if f"{stem}-mask{ending}" in there), None)

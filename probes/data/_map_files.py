@@ -26,6 +26,7 @@ from ..frames import FRAMES
 from ..images import ImageError, read_image
 from ..images._file import open_image, reading
 
+ENDINGS = (".npy", ".exr", "-16bit.png")        # in the order in which they are looked for; .png is for the eye
 _UNIT = 0.1             # how far from 1 a normal's length may be: resampling shortens vectors, a hole is 0
 _TOP = 65535
 
@@ -100,6 +101,12 @@ def read_npy(path: Path, name: str | None = None) -> np.ndarray:
         reason = " ".join(str(error).split())
         raise ImageError(f"{name}: the file is damaged or incomplete, or no .npy ({reason}); expected a whole number array; "
                          "copy or download it again") from error
+
+
+def find_map(stem: str | Path) -> Path | None:
+    """The file of a map under one of the names that `write_map` gives it, or None where there is none."""
+    stem = Path(stem)
+    return next((path for ending in ENDINGS if (path := stem.with_name(stem.name + ending)).is_file()), None)
 
 
 def read_map(path: Path, intrinsic: str, frame: str | None = None, unit: float | None = None,

@@ -42,8 +42,8 @@ def write_map(stem: str | Path, values: Any, intrinsic: str, formats: Sequence[s
         values: float32 [C, H, W], tensor or array, in the physical range of its intrinsic; NaN marks pixels without a value
         intrinsic: name of a registered intrinsic
         formats: any of FORMATS; exr needs the OpenEXR package
-        unit: recorded in the .exr and the .json; by default "m" for depth: give "relative" for depth and "disparity" for inverse depth known
-            up to a scale and a shift
+        unit: recorded in the .exr and the .json; by default "m" for depth: give "relative" for depth and "disparity" for
+            inverse depth known up to a scale and a shift
 
     Returns the paths, in the order of `formats`, the .json behind its PNG.
 

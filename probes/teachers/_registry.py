@@ -71,6 +71,13 @@ def _built(module: str, name: str) -> Teacher:
     return getattr(import_module(module, __package__), name)()
 
 
+def _labels(folder: str, data: Data | None) -> Teacher:
+    from ._labels import Labels
+
+    return Labels(folder, data)
+
+
+register_teacher_kind("labels", _labels, "what `probes label` wrote, read instead of computed: labels:FOLDER")
 register_teacher("scenes", partial(_built, "._scenes", "ScenesTeacher"),
                  "normal, depth, albedo, shading of rendered rooms; trained on exact maps")
 register_teacher("retinex", partial(_built, "._retinex", "RetinexTeacher"),

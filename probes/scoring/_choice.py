@@ -1,0 +1,102 @@
+"""What a scoring is about: by which protocols, of which intrinsic, on which samples; and what does not go together."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._intrinsics import Intrinsic, get_intrinsic
+from .._probe import Probe
+from ..data import Data, get_data
+from ..labelling._label import select
+from ..metrics import Protocol, get_protocol, prepare_depth, protocols
+from ..teachers import teachers
+from ._sources import get_source
+
+AUTO = "auto"
+_CROPS = ("-nyu", "-kitti")     # of protocols that fit one dataset only
+
+
+def choose(wanted: str | Sequence[str], intrinsic: str, meaning: str, truth: str) -> tuple[list[Protocol], list[str]]:
+    """(protocols to score by, a note for each that does not apply).
+
+    Args:
+        wanted: "auto", or names, of which each must apply
+        meaning, truth: of the predicted and of the true depth
+
+    Raises UnknownNameError; ValueError for a protocol of another intrinsic, or that cannot compare such depths.
+    """
+    if wanted != AUTO and wanted != [AUTO]:
+        names = wanted.split(",") if isinstance(wanted, str) else list(wanted)
+        found = [get_protocol(name.strip()) for name in dict.fromkeys(names)]
+        for protocol in found:
+            _check(protocol, intrinsic, meaning, truth)
+        if not found:
+            raise ValueError("protocol: expected at least one name, or auto")
+        return found, []
+    found, notes = [], []
+    usual = get_intrinsic(intrinsic).protocol
+    for protocol in protocols().values():
+        if (intrinsic not in protocol.intrinsics and protocol.name != usual) or protocol.name.endswith(_CROPS):
+            continue
+        try:
+            _check(protocol, intrinsic, meaning, truth)
+        except ValueError as error:
+            notes.append(f"{protocol.name} is left out: {str(error).removeprefix('protocol: ')}")
+        else:
+            found.append(protocol)
+    if not found:
+        raise ValueError(f"protocol: none scores {intrinsic}: {'; '.join(notes)}")
+    return found, notes
+
+
+def _check(protocol: Protocol, intrinsic: str, meaning: str, truth: str) -> None:
+    if protocol.intrinsics and intrinsic not in protocol.intrinsics:
+        fitting = [p.name for p in protocols().values() if intrinsic in p.intrinsics]
+        raise ValueError(f"protocol: {protocol} is for {', '.join(protocol.intrinsics)}, not {intrinsic}; choose of "
+                         f"{', '.join(fitting)}")
+    if intrinsic == "depth":
+        prepare_depth(torch.ones(1, 1, 1, 1), meaning, protocol, truth)
+
+
+def which_data(data: str | Path | Data | None, probe: Probe | None) -> Data:
+    if data is not None:
+        return get_data(data)
+    images = None if probe is None else probe.images
+    if images is None:
+        raise ValueError("data: nothing says what to compare with; give data that has maps, for instance --data "
+                         "diode:PATH,split=val")
+    return images
+
+
+def which_intrinsic(source: Any, probe: Probe | None, name: str | None, protocol: str | Sequence[str], data: Data) -> Intrinsic:
+    """What is scored: the probe's, what was asked for, what the protocols are for, or the only map the data has."""
+    if probe is not None:
+        if name not in (None, probe.intrinsic.name):
+            raise ValueError(f"intrinsic: this probe emits {probe.intrinsic.name}, not {name}; leave --intrinsic out")
+        return probe.intrinsic
+    if name is not None:
+        return get_intrinsic(name)
+    if isinstance(source, str) and not Path(source).expanduser().is_dir() and ":" not in source and source not in teachers():
+        get_source(source, None, data)      # raises, and says what there is: sooner than that the intrinsic is missing
+    names = [] if protocol == AUTO else protocol.split(",") if isinstance(protocol, str) else protocol
+    of = {i for p in names if p != AUTO for i in get_protocol(p).intrinsics} or set(data.exact)
+    if len(of) != 1:
+        raise ValueError(f"intrinsic: {' and '.join(sorted(of)) or 'nothing'} could be meant; say which with --intrinsic")
+    return get_intrinsic(of.pop())
+
+
+def which_samples(data: Data, probe: Probe | None, first: int | None, count: int | None) -> list[int]:
+    """Which samples: never those a probe was fitted on."""
+    own = None if probe is None else probe.record.get("data")
+    if own is None or probe.untaught or own["fingerprint"] != data.fingerprint:
+        return select(data, first or 0, count)
+    held = data.first_training_index
+    numbers = select(data, first or 0, min(count or 500, held) if first is None else count)
+    fitted = probe.fitted_on
+    if numbers[0] < fitted.stop and fitted.start <= numbers[-1]:
+        raise ValueError(f"first: samples {numbers[0]} … {numbers[-1]} of {data.name} overlap those this probe was fitted on "
+                         f"({fitted.start} … {fitted.stop - 1}); the first {held} are held out: leave --first and --count out")
+    return numbers
