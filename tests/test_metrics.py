@@ -8,7 +8,7 @@ import torch
 import probes
 from generators._names import UnknownNameError
 from probes import metrics
-from probes._frechet import frechet_distance
+from probes.frechet import frechet_distance
 from probes.teachers import get_teacher
 from probes.teachers._retinex import integrate
 

@@ -365,10 +365,10 @@ def test_depth_is_brought_to_what_a_protocol_compares():
     assert prepare_depth(p, "disparity", get_protocol("depth-affine-disparity")) is p
     assert prepare_depth(p, "disparity", get_protocol("depth-minmax"), truth="disparity") is p
     assert prepare_depth(p, "metric", get_protocol("depth-minmax"), truth="disparity").flatten()[0] == 0.5
-    for meaning, name, truth, advice in (("relative", "depth-metric", "metric", "use depth-affine or depth-minmax"),
+    for meaning, name, truth, advice in (("relative", "depth-metric", "metric", "use depth-affine or depth-relative"),
                                          ("disparity", "depth-affine", "metric", "use depth-affine-disparity"),
                                          ("relative", "depth-affine-disparity", "metric", "use depth-affine or"),
-                                         ("metric", "depth-affine", "relative", "use depth-minmax"),
+                                         ("metric", "depth-affine", "relative", "use depth-relative or"),
                                          ("disparity", "depth-minmax", "relative", "nothing compares these"),
                                          ("metric", "normal-pooled", "metric", "use depth-metric or")):
         with pytest.raises(ValueError, match=advice):
@@ -385,3 +385,31 @@ def test_eight_maps_are_scored_in_a_second(name):
     start = time.process_time()
     get_protocol(name).score(p, t)
     assert time.process_time() - start < 2                                               # 0.3-0.5 s on one idle core
+
+
+def test_relative_depth_by_hand():
+    """Any scale and shift is forgiven, and errors are shares of the truth's range."""
+    t = torch.linspace(0, 1, 101).view(1, 1, 1, 101)
+    score = get_protocol("depth-relative").score
+    assert score(5 - 3 * t, t)["rms"].item() < 1e-6 and score(t * 7 + 2, t * 40 + 9)["l1"].item() < 1e-6
+    wave = 0.1 * torch.cos(torch.arange(101) * torch.pi).view_as(t)         # nearly orthogonal to scale and shift
+    left = (0.085 * 0.01 / 0.095) ** 0.5 / 0.96                              # var t = 0.085, var wave = 0.01, range 0.96
+    assert score(t + wave, t)["rms"].item() == pytest.approx(left, rel=0.01)
+    assert score((t + wave) * 2, t * 30 - 4)["rms"].item() == pytest.approx(left, rel=0.01)
+
+
+def test_a_vector_without_a_direction_agrees_with_none():
+    target = torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert get_protocol("normal-per-image").score(torch.zeros_like(target), target)["mean_angular_error"].item() == 90
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    p, t = torch.tensor([1.0, 2, 3, 10]).view(1, 1, 1, 4), torch.tensor([1.0, 2, 5, 10]).view(1, 1, 1, 4)
+    aligned = p * 3.5 / 2.5
+    assert get_protocol("depth-median").score(p, t)["rms"].item() == pytest.approx((aligned - t).square().mean().sqrt().item())
+
+
+def test_a_sample_without_pixels_is_nan_alone_too_where_that_is_allowed():
+    empty = torch.full((1, 1, 4, 4), torch.nan)
+    scores = get_protocol("depth-metric").score(torch.ones(1, 1, 4, 4), empty, allow_empty=True)
+    assert scores["rms"].isnan().all()

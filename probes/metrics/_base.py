@@ -98,7 +98,7 @@ class Protocol:
         return known if self.region is None else known & self.region(target)
 
     @torch.no_grad()
-    def score(self, prediction: Tensor, target: Tensor, *, allow_holes: bool = False,
+    def score(self, prediction: Tensor, target: Tensor, *, allow_holes: bool = False, allow_empty: bool = False,
               names: Sequence[str] = ()) -> dict[str, Tensor]:
         """Scores samples one by one.
 
@@ -106,6 +106,7 @@ class Protocol:
             prediction, target: float [N, C, H, W], of one shape
             allow_holes: leave out pixels where the prediction has no value (NaN, infinity) and report `coverage`, the share
                 of the target's valid pixels that it does cover; otherwise they are an error
+            allow_empty: a sample without any valid pixel, scored alone, has NaN too instead of being an error
             names: of the samples, for messages; their numbers by default
 
         Returns float tensors {metric: [N]}, of the target's precision and at least single. A sample without any valid pixel
@@ -124,7 +125,7 @@ class Protocol:
         covered = valid & torch.isfinite(prediction).all(1)
         if not allow_holes:
             _no_holes(valid, covered, names)
-        if len(target) == 1 and not covered.any():
+        if len(target) == 1 and not covered.any() and not allow_empty:
             raise EmptyMaskError(f"{_named(0, names)}: no pixel to score by {self}: {_why_empty(target, valid)}")
         rows = [self._row(*sample) for sample in zip(prediction, target, covered, strict=True)]
         table = {k: torch.stack([r[k] for r in rows]) if rows else torch.zeros(0) for k in self._blank(target)}

@@ -101,8 +101,13 @@ def _as_is(p: Tensor, t: Tensor, scope: Scope) -> Tensor:
 
 def _by_median(p: Tensor, t: Tensor, scope: Scope) -> Tensor:
     """The scale that makes medians agree; a prediction whose median is not positive is left as it is and clipped."""
-    median = p.median()
-    return p * torch.where(median > 0, t.median() / median, 1.0)
+    median = _middle(p)
+    return p * torch.where(median > 0, _middle(t) / median, 1.0)
+
+
+def _middle(x: Tensor) -> Tensor:
+    """The median; of an even number of values the mean of the middle two, where torch takes the lower."""
+    return (x.median() - (-x).median()) / 2
 
 
 def _affine(p: Tensor, t: Tensor, scope: Scope) -> Tensor:
@@ -142,6 +147,14 @@ def _measure_minmax(prediction: Tensor, target: Tensor, valid: Tensor) -> dict[s
         return (x - x.min()) / (x.max() - x.min()).clamp_min(1e-6)
 
     difference = between(chosen(prediction, valid)) - between(chosen(target, valid))
+    return dict(rms=difference.square().mean().sqrt(), l1=difference.abs().mean())
+
+
+def _measure_relative(prediction: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    p, t = chosen(prediction, valid), chosen(target, valid)
+    a, b = least_squares(p, t)
+    low, high = t.double().quantile(torch.tensor([0.02, 0.98], dtype=torch.float64, device=t.device))
+    difference = (a * p + b - t) / (high - low).clamp_min(1e-9)
     return dict(rms=difference.square().mean().sqrt(), l1=difference.abs().mean())
 
 
@@ -188,13 +201,28 @@ def _register() -> None:
                 wants=wants, accepts=frozenset(accepts), truth=frozenset({"metric"}), region=scope.region,
                 formula=f"{how}; {_FORMULA}" + (f"; {scope.about}; p clipped to the same range" if scope.name else ""),
                 source=source + (f"; {scope.source}" if scope.name else "")))
+    either = dict(intrinsics=("depth",), wants="depth", accepts=frozenset(MEANINGS), truth=frozenset(MEANINGS))
+    register_protocol(Protocol(
+        "depth-relative", 1, {"rms": Metric("RMS, in shares of the range", "", "lower"),
+                              "l1": Metric("L1, in shares of the range", "", "lower")}, _measure_relative,
+        "least-squares scale and shift, then errors in shares of an image's range: where zero has no meaning", **either,
+        formula="e = (a · prediction + b - t) / (q98(t) - q2(t)), (a, b) = argmin Σ (a · prediction + b - t)², over valid "
+                "pixels; rms = √mean e², l1 = mean |e|; in disparity where the target is one",
+        source="alignment of MiDaS (arXiv 1907.01341), range of Marigold (arXiv 2312.02145), put together here"))
     register_protocol(Protocol(
         "depth-minmax", 1, {"rms": Metric("RMS", "", "lower"), "l1": Metric("L1", "", "lower")}, _measure_minmax,
-        "prediction and target each brought to [0, 1] between an image's ends: for relative depth", intrinsics=("depth",),
-        wants="depth", accepts=frozenset(MEANINGS), truth=frozenset(MEANINGS),
+        "prediction and target each brought to [0, 1] between an image's ends: for relative depth", **either,
         formula="x' = (x - min x) / (max x - min x) of prediction and target, over valid pixels; rms = √mean (p' - t')², "
                 "l1 = mean |p' - t'|; in disparity where the target is one",
         source="the depth encoding of the code released with arXiv 2311.17137"))
+
+
+def depth_protocol(first: str, meaning: str, truth: str) -> Protocol:
+    """The protocol that compares a prediction of one meaning with a target of another: `first` if it can, else the one that
+    comes nearest. Raises ValueError, as `prepare_depth` does, where none can."""
+    able = [p for name in (first, "depth-relative", "depth-affine-disparity")
+            if truth in (p := protocols()[name]).truth and _fits(p, meaning, truth)]
+    return able[0] if able else protocols()[first]
 
 
 def prepare_depth(prediction: Tensor, meaning: str, protocol: Protocol, truth: str = "metric") -> Tensor:

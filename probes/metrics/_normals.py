@@ -32,8 +32,9 @@ def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
 def _angles(p: Tensor, t: Tensor) -> Tensor:
     """[3, ...] -> [...], by components: several times faster than torch.linalg.cross along a first dimension."""
     x, y, z = p[1] * t[2] - p[2] * t[1], p[2] * t[0] - p[0] * t[2], p[0] * t[1] - p[1] * t[0]
-    sine = (x * x + y * y + z * z).sqrt_()
-    return torch.rad2deg(torch.atan2(sine, p[0] * t[0] + p[1] * t[1] + p[2] * t[2]))
+    sine, cosine = (x * x + y * y + z * z).sqrt_(), p[0] * t[0] + p[1] * t[1] + p[2] * t[2]
+    angle = torch.rad2deg(torch.atan2(sine, cosine))
+    return angle.masked_fill_((sine == 0) & (cosine == 0), 90.0)         # a vector without a direction agrees with none
 
 
 def _measure(prediction: Tensor, target: Tensor, valid: Tensor, angles: Tensor | None = None) -> dict[str, Tensor]:
