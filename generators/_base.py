@@ -38,6 +38,10 @@ class Generator(ABC):
         output_space: of `forward`, where the loss is taken: "pixels", by the intrinsic's own loss, or "latents", by mean
             squared error
         reads_text: whether `prompted` makes a difference
+        latent_key: the name, within a state, of the code an image is drawn from or that of the image itself; None where no
+            single tensor is that
+        latent_layers: how many layers read that code, each of which may be given its own: `forward` then takes
+            [N, latent_layers, D] for [N, D]; 1 where it cannot
         recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
@@ -45,6 +49,8 @@ class Generator(ABC):
     driven_by: str = "noise"
     output_space: str = "pixels"
     reads_text: bool = False
+    latent_key: str | None = None
+    latent_layers: int = 1
     recommended: dict = dict(samples=4096, steps=3000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
@@ -102,8 +108,20 @@ class Generator(ABC):
         return image
 
     @contextmanager
-    def prompted(self, prompt: str | None) -> Iterator[None]:
-        """Within the block `forward` and `regress` are told `prompt`; only generators that read text listen."""
+    def prompted(self, prompt: str | None, vectors: Tensor | None = None, instead: bool = False) -> Iterator[None]:
+        """Within the block `forward` and `regress` are told `prompt`; only generators that read text listen.
+
+        Args:
+            prompt: in words
+            vectors: float [k, D]: embeddings of k words that no vocabulary has, behind the prompt's; gradients reach them
+            instead: they stand in place of the prompt's words
+        """
+        yield
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        """Within the block `forward` takes no road that counts on frozen weights: every module of `body` is called, with the
+        weights it has at that moment. The same images up to rounding."""
         yield
 
     def regress(self, state: State, target: Tensor, seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
@@ -125,6 +143,28 @@ class Generator(ABC):
     @abstractmethod
     def scopes(self) -> tuple[str, ...]:
         """The scopes `sites` knows, the default first."""
+
+    @property
+    def body(self) -> tuple[str, ...]:
+        """Names of the modules that `forward` runs, and no prefix does: what full fine-tuning trains. The empty name is the
+        whole network, the default where nothing comes before the first site."""
+        if type(self).prepare is not Generator.prepare:
+            raise ValueError(f"method: full trains what {type(self).__name__}.body names, and a generator with a frozen prefix "
+                             "must define that; add it, or choose another method")
+        return ("",)
+
+    def feature_sites(self) -> list[str]:
+        """Exact names, in the order in which the image passes them, of modules that `forward` calls (once a call, when
+        `thawed`) and whose output, or the first of several, is a feature map [N, C, h, w]: what a linear probe reads."""
+        raise ValueError(f"method: linear reads what {type(self).__name__}.feature_sites names, and this generator names none; "
+                         "add it, or choose another method")
+
+    @torch.no_grad()
+    def example(self) -> State:
+        """A state of one row, to learn shapes from; cheap where `prepare` is not."""
+        if self.driven_by == "noise":
+            return self.prepare(self.sample([0]))
+        return self.prepare(self.encode(torch.zeros(1, 3, self.resolution, self.resolution)))
 
     @abstractmethod
     def randomised(self, seed: int) -> Generator:

@@ -25,6 +25,7 @@ from torch import Tensor
 from generators import Generator, State
 from generators._files import cache_folder, file_sha256
 
+from . import _depth
 from ._files import OutputError, write_text_atomically
 from ._intrinsics import Intrinsic
 from .data import Data
@@ -49,6 +50,7 @@ class Request:
         classes: of a conditional generator, the labels its images have, taken in turn by the seed; None for the
             seed modulo their number
         dtype: of the stored targets: float16 for training, float32 for evaluation
+        physical: keep the physical maps themselves, unencoded: an encoding may cut off what a score must see
         data: the images of a generator that is driven by images
         latents: keep the targets in the generator's output space too, which is what training reads
     """
@@ -62,6 +64,7 @@ class Request:
     dtype: str = "float16"
     data: Data | None = None
     latents: bool = False
+    physical: bool = False
 
     def identity(self) -> dict:
         about = dict(version=_VERSION, generator=self.generator.prefix_fingerprint, teacher=self.teacher.fingerprint,
@@ -69,7 +72,9 @@ class Request:
                      samples=self.samples, classes=None if self.classes is None else list(self.classes), dtype=self.dtype)
         if self.data is not None:
             about |= dict(data=self.data.fingerprint, latents=self.latents)
-        return about
+        if self.physical:
+            del about["options"]
+        return about | (dict(physical=True) if self.physical else {})
 
     @property
     def key(self) -> str:
@@ -80,27 +85,31 @@ class Request:
         return range(self.first_seed, self.first_seed + self.samples)
 
     @torch.no_grad()
-    def pairs(self, seeds: range) -> tuple[State, Tensor]:
-        """(states, encoded targets [n, C, H, W]) of `seeds`; raises BankError where the teacher says what is no number, unless
-        it is NaN and that is how it says that a pixel has no value."""
+    def pairs(self, seeds: range) -> tuple[State, Tensor, float]:
+        """(states, targets [n, C, H, W], the share of their pixels that the encoding cuts off) of `seeds`; raises BankError
+        where the teacher says what is no number, unless it is NaN and that is how it says that a pixel has no value."""
         labels = None if self.classes is None else [self.classes[s % len(self.classes)] for s in seeds]
         state, image = drawn(self.generator, seeds, labels, self.data)
         values = self.teacher.label_indexed(image, self.intrinsic.name, seeds)
-        encoded = self.intrinsic.encode(values, self.intrinsic.options)
-        if not (~encoded.isinf() if self.teacher.masked else encoded.isfinite()).all():
+        if not (~values.isinf() if self.teacher.masked else values.isfinite()).all():
             raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for seeds "
                             f"{seeds.start} … {seeds.stop - 1}")
-        return state, encoded
+        if self.physical:
+            return state, values, 0.0
+        cut = _depth.outside(values, self.intrinsic.options) if self.intrinsic.name == "depth" else 0.0
+        return state, self.intrinsic.encode(values, self.intrinsic.options), cut
 
     def in_output_space(self, encoded: Tensor, seeds: range) -> Tensor:
-        """Encoded targets as training compares with them. A latent that shows a pixel without a value has none itself."""
+        """Encoded targets as training compares with them. A latent that shows a pixel without a value, or is next to one that
+        does, has none itself: its encoder saw there what stands in, the mean of what the image says."""
         encoded = encoded.expand(-1, 3, -1, -1).float()
-        missing = encoded.isnan()
-        target = self.generator.to_target(encoded.nan_to_num(0.0), seeds)
-        if missing.any():
-            spoilt = F.adaptive_max_pool2d(missing.amax(1, keepdim=True).float(), target.shape[2:]) > 0
-            target = target.masked_fill(spoilt.to(target.device), torch.nan)
-        return target
+        missing = encoded.isnan().any(1, keepdim=True)
+        if not missing.any():
+            return self.generator.to_target(encoded, seeds)
+        mean = encoded.nanmean((2, 3), keepdim=True).nan_to_num(0.0)
+        target = self.generator.to_target(torch.where(missing, mean, encoded), seeds)
+        spoilt = F.max_pool2d(F.adaptive_max_pool2d(missing.float(), target.shape[2:]), 3, 1, 1) > 0
+        return target.masked_fill(spoilt.to(target.device), torch.nan)
 
 
 @torch.no_grad()
@@ -150,6 +159,10 @@ class Bank:
             return self.batch(indices)
         return self.state(indices), torch.from_numpy(np.array(self.latents[indices]))
 
+    def truth(self, rows: np.ndarray | slice) -> Tensor:
+        """What a bank of physical maps holds: float32 [n, C, H, W], NaN where there is no value."""
+        return torch.from_numpy(self.targets[rows].astype(np.float32))
+
     def filled(self, rows: np.ndarray | slice, columns: slice = slice(None)) -> Tensor:
         """Encoded targets, flat: float32 [n, C · H · W] or some of their columns; the mean where there is no value."""
         values = torch.from_numpy(self.targets.reshape(len(self), -1)[rows, columns].astype(np.float32))
@@ -195,11 +208,12 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    total = request.samples
+    total, cut = request.samples, json.loads(mark.read_text()).get("cut", 0.0) if done else 0.0
     for start in range(done, total, batch):
         stop = min(start + batch, total)
         seeds = request.seeds[start:stop]
-        state, encoded = request.pairs(seeds)
+        state, encoded, share = request.pairs(seeds)
+        cut += share * len(seeds)
         values = {f"state.{k}": (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in state.items()}
         values["target"] = encoded.cpu().numpy().astype(request.dtype)
         if request.latents:
@@ -213,7 +227,7 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         if stop == total or (start // batch) % 8 == 7:      # a killed build goes on from here
             for array in arrays.values():
                 array.flush()
-            write_text_atomically(mark, json.dumps({"done": stop}))
+            write_text_atomically(mark, json.dumps({"done": stop, "cut": cut}))
         if progress:
             progress(stop, total)
     arrays = {p.stem: np.load(p, mmap_mode="r") for p in part.glob("*.npy") if p.stem != "mean"}
@@ -222,7 +236,8 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
     np.save(part / "mean.npy", (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
-    manifest = dict(identity=request.identity(), teacher=f"{request.teacher.name} {request.teacher.version}", files=files,
+    manifest = dict(identity=request.identity(), cut=cut / total, files=files,
+                    teacher=f"{request.teacher.name} {request.teacher.version}",
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
     write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
     shutil.rmtree(target, ignore_errors=True)

@@ -4,14 +4,16 @@
 `latent`   ridge regression from the latent code to every pixel: what the code says linearly
 `rgb`      at every pixel an affine map of the picture's own RGB: what the colour there gives away
 
-The trained controls (`random`, `crossed`: the same fit on a network that was never trained) need no code of their own:
-see `probes.fit`. Where a target has no value, the regressions take the mean there.
+The trained controls are the same fit again: `random` and `crossed` on a network that was never trained, which needs no code of
+its own (see `probes.fit`), and `shuffled` on targets that belong to other pictures, which shows what a fit of this size makes
+of pairs that have nothing to say. Pixels without a value have no part in a regression.
 """
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +49,7 @@ class LatentRegression(Control):
 
     penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
     components = 512
+    rounds = 10         # of filling in what targets do not say
 
     def __init__(self, generator: Generator, bank: Bank):
         everything = slice(0, len(bank))
@@ -60,12 +63,20 @@ class LatentRegression(Control):
         blocks = [slice(i, i + _PIXELS) for i in range(0, math.prod(self.shape), _PIXELS)]
         errors = torch.zeros(len(self.penalties), dtype=torch.float64)
         for block in blocks:
-            y = bank.filled(everything, block).double()
+            y = self._complete(x, bank, block)
             for i, penalty in enumerate(self.penalties):
                 errors[i] += (y[-held:] - x[-held:] @ self._solve(x[:-held], y[:-held], penalty)).square().sum()
         self.penalty = self.penalties[int(errors.argmin())]
-        self.weight = torch.cat([self._solve(x, bank.filled(everything, block).double(), self.penalty).float()
-                                 for block in blocks], 1)
+        self.weight = torch.cat([self._solve(x, self._complete(x, bank, block), self.penalty).float() for block in blocks], 1)
+
+    def _complete(self, x: Tensor, bank: Bank, block: slice) -> Tensor:
+        """Targets of a block of pixels; where there is no value, what the regression on the others says, to which a few rounds
+        of filling and fitting come close (expectation maximisation): the mean there would teach it the mean."""
+        y = bank.filled(slice(0, len(bank)), block).double()
+        missing = torch.from_numpy(np.isnan(bank.targets.reshape(len(bank), -1)[:, block]))
+        for _ in range(self.rounds if missing.any() else 0):
+            y = torch.where(missing, x @ self._solve(x, y, 1.0), y)
+        return y
 
     def _reduced(self, x: Tensor) -> Tensor:
         return x.double() if self.basis is None else (x.float() @ self.basis).double()
@@ -103,8 +114,10 @@ class RGBRegression(Control):
         for i in range(0, len(bank), batch):
             rows = slice(i, min(i + batch, len(bank)))
             x = self._features(generator, bank.state(rows))
-            y = bank.filled(rows).view(-1, *bank.targets.shape[1:]).permute(2, 3, 0, 1)
-            xx, xy = xx + x.mT @ x, xy + x.mT @ y
+            y = torch.from_numpy(bank.targets[rows].astype(np.float32)).permute(2, 3, 0, 1)
+            seen = (~y.isnan()).all(-1, keepdim=True)           # a pixel without a value has no say
+            weighted = x * seen
+            xx, xy = xx + weighted.mT @ x, xy + weighted.mT @ y.nan_to_num(0.0)
         penalty = self.ridge * len(bank) * torch.diag(torch.tensor([1.0, 1.0, 1.0, 1e-3]))
         self.weight = torch.linalg.solve(xx + penalty, xy)       # [H, W, 4, C]
 
@@ -120,4 +133,31 @@ class RGBRegression(Control):
 
 
 CLOSED_FORM: dict[str, type[Control]] = {"latent": LatentRegression, "rgb": RGBRegression}
-TRAINED = ("random", "crossed")
+UNTRAINED = ("random", "crossed")           # networks that were never trained
+TRAINED = (*UNTRAINED, "shuffled")          # controls that are fits
+
+
+class Shuffled:
+    """A bank whose every state goes with another state's target, by a random cycle: no pair is right.
+
+    Args:
+        bank: at least two pairs
+        seed: of the cycle
+    """
+
+    def __init__(self, bank: Bank, seed: int):
+        order = np.random.Generator(np.random.Philox(key=[seed, 1 << 62])).permutation(len(bank))
+        self.bank, self.other = bank, np.empty_like(order)
+        self.other[order] = np.roll(order, 1)
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def state(self, indices: np.ndarray | slice) -> State:
+        return self.bank.state(indices)
+
+    def batch(self, indices: np.ndarray | slice) -> tuple[State, Tensor]:
+        return self.bank.state(indices), self.bank.batch(self.other[indices])[1]
+
+    def lesson(self, indices: np.ndarray | slice) -> tuple[State, Tensor]:
+        return self.bank.state(indices), self.bank.lesson(self.other[indices])[1]

@@ -16,6 +16,7 @@ stay without one.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from generators._names import unknown
 OPTIONS = dict(encoding="linear", near=0.8, far=9.0)     # chosen by measurement: RESULTS.md
 MEANINGS = {"log": "metric", "linear": "metric", "disparity": "metric", "relative": "relative", "percentile": "relative",
             "inverse": "disparity"}
-PROTOCOLS = {"metric": "depth-metric", "relative": "depth-minmax", "disparity": "depth-minmax"}
+PROTOCOLS = {"relative": "depth-minmax", "percentile": "depth-relative", "inverse": "depth-relative"}      # else: in metres
 _ENDS = (0.02, 0.98)
 
 
@@ -39,19 +40,47 @@ def check(options: dict) -> None:
                          f"near={OPTIONS['near']}, far={OPTIONS['far']}")
 
 
-def chosen(options: dict, suggested: dict, wanted: str | None, meaning: str) -> dict:
-    """The options of a fit: what was asked for first, then what the teacher suggests.
+def parse(wanted: str | None) -> dict:
+    """"linear,near=0.5,far=40" -> its options. Raises ValueError for what is none of these."""
+    if wanted is None:
+        return {}
+    name, *pairs = wanted.split(",")
+    found: dict = dict(encoding=name)
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            if key not in ("near", "far"):
+                raise ValueError
+            found[key] = float(value)
+        except ValueError:
+            raise ValueError(f"encoding: expected NAME, or NAME,near=METRES,far=METRES, got {wanted!r}; for instance "
+                             "linear,near=0.5,far=40") from None
+    return found
+
+
+def outside(depth: Tensor, options: dict) -> float:
+    """The share of the valid pixels that an encoding cannot hold, since they are nearer than `near` or farther than `far`."""
+    if MEANINGS[options["encoding"]] != "metric":
+        return 0.0
+    known = depth[~depth.isnan()]
+    slack = 1e-4 * options["far"]
+    beyond = (known < options["near"] - slack) | (known > options["far"] + slack)
+    return beyond.float().mean().item() if known.numel() else 0.0
+
+
+def chosen(options: dict, own: Collection[str], suggested: dict, wanted: str | None, meaning: str) -> dict:
+    """The options of a fit: what was asked for first, then what the intrinsic was given, then what the teacher suggests.
 
     Args:
-        options: of the intrinsic as it was given
+        options: of the intrinsic
+        own: those of them that whoever made it chose
         suggested: by the teacher
-        wanted: an encoding by name, or None for: the intrinsic's own where it is not the usual one, else the teacher's
+        wanted: an encoding as the user of a fit writes it (see `parse`), or None
         meaning: of the teacher's depth
 
     Raises ValueError for an encoding that such depth does not have.
     """
-    own = {} if options["encoding"] == OPTIONS["encoding"] else dict(encoding=options["encoding"])
-    taken = {**options, **suggested, **own, **({} if wanted is None else dict(encoding=wanted))}
+    taken = {**options, **suggested, **{name: options[name] for name in own}, **parse(wanted)}
     check(taken)
     possible = [name for name, means in MEANINGS.items() if meaning == "metric" and means != "disparity" or means == meaning]
     if taken["encoding"] not in possible:

@@ -69,10 +69,11 @@ def import_lora(path: str | Path, generator: str | Generator, intrinsic: str | I
 def export_lora(probe: Probe, path: str | Path, style: str = "diffusers", overwrite: bool = False) -> Path:
     """Writes a probe's LoRA for other software; see `adapters.sd_files.write_lora`. The prompt and the intrinsic stand in the
     file's header. Raises ValueError for a probe on another generator than a Stable Diffusion."""
+    if not isinstance(probe.adapter, adapters.LoRA):
+        raise ValueError(f"run: this probe was fitted with method {probe.adapter.method!r}; only LoRAs are exchanged")
     if not probe.generator.reads_text:
         raise ValueError(f"run: this probe is on a {probe.generator.family}; LoRA files are exchanged for Stable Diffusion "
                          "only")
     about = {"probes.intrinsic": probe.intrinsic.name, "probes.prompt": probe.adapter.prompt or "",
              "probes.base_model": str(probe.record["generator"]["name"])}
-    config = probe.adapter.config
-    return write_lora(path, probe.adapter.state(), config.r, config.lora_alpha, style, about, overwrite)
+    return write_lora(path, *probe.adapter.plain(), style, about, overwrite)

@@ -16,9 +16,9 @@ from generators._base import check_classes
 from . import _depth
 from ._bank import Bank, Request, open_bank
 from ._console import Reporter
-from ._controls import CLOSED_FORM, TRAINED
+from ._controls import CLOSED_FORM, TRAINED, UNTRAINED, Shuffled
 from ._intrinsics import Intrinsic, get_intrinsic
-from ._probe import Probe, free_name, load
+from ._probe import Probe, free_name, load, recorded_adapter
 from ._processes import Processes, chosen_device, join, launch_note
 from ._record import start_record
 from ._run_folder import claimed, holds_finished, write_results
@@ -49,7 +49,8 @@ def fit(
     data: str | Data = "auto",
     encoding: str | None = None,
     method: str = "lora",
-    rank: int = 8,
+    method_options: dict[str, int | float | bool | str | None] | None = None,
+    rank: int | None = None,
     alpha: float | None = None,
     scope: str = "auto",
     weights: str = "pretrained",
@@ -85,9 +86,10 @@ def fit(
         data: of a generator that is driven by images (Stable Diffusion): a name from `probes list data` or the path of a
             folder; auto takes what the generator was trained on, where that is here. A fifth of a folder is held out
         encoding: of depth: log, linear or disparity (metres), relative or percentile (up to a scale and a shift), inverse
-            (of teachers that give disparity); by default what suits the teacher
-        method: what is trained; lora
-        rank: of the LoRA
+            (of teachers that give disparity), with another range as linear,near=0.5,far=40; by default what suits the teacher
+        method: what is trained: lora; to read it beside: full, linear, offset, token, prompt, pixels (`probes list methods`)
+        method_options: of the method, such as a LoRA's rslora, dora and init, a linear probe's layers, an offset's per_layer
+        rank: of the LoRA, 8 by default; of pixels, of the LoRA whose size it has
         alpha: the update is scaled by alpha / rank; the rank by default
         scope: which sites are adapted: `affine`, every w -> s affine of a StyleGAN; `decoder-attention` or `decoder` of a
             VQGAN; `all`, `self`, `cross`, `down`, `mid` or `up` attention of a Stable Diffusion; auto is the paper's for the
@@ -98,13 +100,14 @@ def fit(
         steps: optimiser steps
         batch: pairs a step, shared out equally among the processes of a launch
         accumulate: take each process's share of a step in so many parts, one after the other; saves memory, same result
-        learning_rate: Adam's, at its peak
+        learning_rate: Adam's, at its peak; other methods than LoRA have one of their own
         evaluate: unseen seeds (or images) to score on; 0 skips evaluation and report
         against: what is scored against: the teacher by default, or exact
         classes: of a conditional generator, the labels to draw, taken in turn; all of them by default
         prompt: what a generator that reads text is told; by default the intrinsic's own: surface normal, depth map, albedo,
             shading
-        controls: latent, rgb (seconds; at 512 px minutes, and gigabytes), random, crossed (each as long as the fit itself)
+        controls: latent, rgb (seconds; at 512 px minutes, and gigabytes), random, crossed, shuffled (each as long as the fit
+            itself)
         seed: of the adapter's initial weights, the order of the pairs and the control networks
         device: cpu, cuda or auto; under a launch, auto is the launcher's choice: to each process its own GPU
         out: run folder; runs/GENERATOR-INTRINSIC by default
@@ -122,8 +125,9 @@ def fit(
     DivergedError if the loss stops being finite (the last good adapter is saved first), OutputError if `out` cannot be
     written, ProcessesError if another process of the launch fails.
     """
-    check_arguments(method, controls, dict(rank=rank, samples=samples, steps=steps, batch=batch, accumulate=accumulate),
-                    learning_rate, evaluate, seed)
+    kind = check_arguments(method, method_options, rank, alpha, scope, controls,
+                           dict(rank=rank, samples=samples, steps=steps, batch=batch, accumulate=accumulate), learning_rate,
+                           evaluate, seed)
     check_report_to(report_to)
     processes = join(device)
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes), accumulate, save_every)
@@ -146,16 +150,20 @@ def fit(
         if against is not None:
             get_teacher(against, bound.name, images)
         given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
-        taken = Generator.recommended | built.recommended | {k: value for k, value in given.items() if value is not None}
+        taken = Generator.recommended | built.recommended
+        taken |= dict(learning_rate=kind.rate(taken["learning_rate"])) | (dict(steps=0) if not kind.trained else {})
+        taken |= {k: value for k, value in given.items() if value is not None}
+        rank = (rank or 8) if "rank" in kind.shared else None
+        alpha = float(rank if alpha is None else alpha) if "alpha" in kind.shared else None
+        scope = (built.scopes[0] if scope == "auto" else scope) if "scope" in kind.shared else None
         if classes is not None:
             classes = check_classes(built, range(len(classes) or 1), classes)
         settings = Settings(built.address, bound.name, teacher.name,
-                            method, rank, float(rank if alpha is None else alpha),
-                            built.scopes[0] if scope == "auto" else scope, built.weights, **taken,
+                            method, rank, alpha, scope, built.weights, **taken,
                             evaluate=evaluate, controls=list(controls), seed=seed, classes=classes,
                             generator_options={**built.options, **built.origin}, data=images.name if images else None,
                             prompt=(prompt or bound.prompt or bound.name) if built.reads_text else None, against=against,
-                            mixed_precision=processes.mixed_precision)
+                            mixed_precision=processes.mixed_precision, method_options=dict(method_options or {}))
         settings = _within(settings, images, manner.reporter)
         _schedule(settings).shares(0, settings.samples, accumulate, processes.index, processes.count)
         folder = Path(out) if out else default_folder(settings)
@@ -186,7 +194,7 @@ def fit(
 
 
 def _check_controls(built: Generator, controls: Sequence[str]) -> None:
-    trained = sorted(set(controls) & set(TRAINED))
+    trained = sorted(set(controls) & set(UNTRAINED))
     if built.weights != "pretrained" and trained:
         raise ValueError(f"controls: {', '.join(trained)} compare with untrained networks, and this generator's weights are "
                          f"{built.weights} already; ask for them on the pretrained one")
@@ -201,7 +209,7 @@ def _bound(intrinsic: Intrinsic, teacher: str | Teacher, generator: Generator, i
         manner.reporter.say(f"note: teacher {teacher.name} is for {', '.join(teacher.worlds)}; these images show {world}")
     options = teacher.options(intrinsic.name)
     if intrinsic.name == "depth":
-        options = _depth.chosen(intrinsic.options, options, encoding, teacher.meaning("depth"))
+        options = _depth.chosen(intrinsic.options, intrinsic.chosen, options, encoding, teacher.meaning("depth"))
     elif encoding is not None:
         raise ValueError(f"encoding: that is how depth is written as an image, {intrinsic.name} has one way only; leave "
                          "encoding out")
@@ -247,6 +255,10 @@ def _bank(request: Request, manner: _Manner) -> Bank:
     if manner.processes.main:
         with manner.reporter.bar("bank") as update:
             bank = open_bank(request, progress=lambda done, total: update(done, total, "pairs"))
+        if (cut := bank.manifest.get("cut", 0)) > 0.01:
+            encoding, near, far = (request.intrinsic.options[name] for name in ("encoding", "near", "far"))
+            manner.reporter.say(f"note: {cut:.0%} of the depth is nearer than {near:g} or farther than {far:g} m, which the "
+                                f"probe cannot say; give a range, as --encoding {encoding},near=0.5,far=40")
     manner.processes.wait()
     return bank if manner.processes.main else open_bank(request)
 
@@ -256,8 +268,9 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     processes = manner.processes
     request = _pairs(generator, source, intrinsic, teacher, images, settings)
     bank = _bank(request, manner)
-    adapter = adapters.attach(generator, free_name(generator, intrinsic.name), settings.scope, settings.rank,
-                              settings.alpha, settings.seed, prompt=settings.prompt)
+    adapter = adapters.build(settings.method, generator, free_name(generator, intrinsic.name), settings.prompt,
+                             settings.method_options, scope=settings.scope, rank=settings.rank, alpha=settings.alpha,
+                             seed=settings.seed)
     record = start_record(generator, intrinsic, teacher, images, adapter, settings, request)
     record["training"] |= dict(processes=processes.count, accumulate=manner.accumulate)
     probe = Probe(generator, adapter, intrinsic, record, source, teacher, images)
@@ -266,7 +279,8 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     processes.same("generator, pairs or settings", identity)
     try:
         with manner.reporter.bar("fit") as update:
-            outcome = train(adapter, bank, intrinsic, _schedule(settings), folder / "training-state", identity,
+            lessons = Shuffled(bank, settings.seed) if settings.shuffled else bank
+            outcome = train(adapter, lessons, intrinsic, _schedule(settings), folder / "training-state", identity,
                             manner.save_every, lambda step, loss: update(step, settings.steps, f"steps, loss {loss:.4f}"),
                             manner.accumulate, processes, tracker.training)
     except DivergedError:
@@ -275,8 +289,9 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
             probe.save(folder)
         raise
     probe.curve = outcome.curve
-    record["training"].update(seconds=round(outcome.seconds, 2), final_loss=outcome.final_loss, status="finished",
-                              curve=outcome.curve)
+    record["training"].update(seconds=round(outcome.seconds, 2), final_loss=outcome.final_loss if outcome.curve else None,
+                              status="finished", curve=outcome.curve, peak_memory_mib=round(outcome.peak_memory_mib, 1),
+                              steps_per_second=round(settings.steps / outcome.seconds, 3) if outcome.seconds else None)
     if processes.main:
         probe.save(folder)
     return probe
@@ -289,9 +304,7 @@ def _loaded(folder: Path, generator: Generator, source: Generator | None, intrin
     record, state, curve, evaluation = processes.share(
         lambda: (probe.record, probe.adapter.state(), probe.curve, probe.last_evaluation))
     if probe is None:
-        method = record["method"]
-        adapter = adapters.attach(generator, free_name(generator, intrinsic.name), rank=method["rank"], alpha=method["alpha"],
-                                  sites=method["sites"], prompt=method.get("prompt"))
+        adapter = recorded_adapter(record, generator)
         adapter.load_state(state)
         probe = Probe(generator, adapter, intrinsic, record, source, teacher, images, curve, evaluation)
     return probe
@@ -316,22 +329,25 @@ def _evaluate(probe: Probe, generator: str | Generator, teacher: Teacher, settin
 
 def _trained_controls(probe: Probe, generator: str | Generator, teacher: Teacher, settings: Settings, folder: Path,
                       manner: _Manner) -> dict[str, Probe]:
-    """The same fit on networks that were never trained, each in a folder of its own below the run's."""
+    """The same fit on networks that were never trained, and on targets of other pictures, each in a folder of its own below the
+    run's."""
     found, processes = {}, manner.processes
     for name in settings.controls:
         if name not in TRAINED:
             continue
-        weights = f"{name}:{settings.seed}"
-        own = generators.load(probe.generator if isinstance(generator, Generator) else generator, weights, manner.device,
-                              **({} if isinstance(generator, Generator) else settings.generator_options))
+        shuffled = name == "shuffled"
+        weights = settings.weights if shuffled else f"{name}:{settings.seed}"
+        built = isinstance(generator, Generator)
+        own = probe.generator if shuffled else generators.load(
+            probe.generator if built else generator, weights, manner.device, **({} if built else settings.generator_options))
         place = folder / "controls" / name
-        altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0})
-        source = probe.generator if name == "crossed" else None
+        altered = Settings(**{**settings.as_dict(), "weights": weights, "controls": [], "evaluate": 0, "shuffled": shuffled})
+        source = probe.source if shuffled else probe.generator if name == "crossed" else None
         pairs = _pairs(own, source, probe.intrinsic, teacher, probe.data, altered)
         if processes.share(lambda: holds_finished(place, altered, pairs, False)):      # noqa: B023 (called here and now)
             found[name] = _loaded(place, own, source, probe.intrinsic, teacher, probe.data, processes)
             continue
-        manner.reporter.say(f"control: {weights}")
+        manner.reporter.say(f"control: {name if shuffled else weights}")
         try:
             found[name] = _fit_one(own, source, probe.intrinsic, teacher, probe.data, altered, place, manner, Tracker())
         except DivergedError as error:

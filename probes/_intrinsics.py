@@ -43,6 +43,7 @@ class Intrinsic:
         description: unit and frame, one line
         options: of encode and decode; kept in the probe's record
         prompt: what a generator that reads text is told; the name by default
+        chosen: the options that were replaced, which a teacher's suggestions leave alone
     """
 
     name: str
@@ -54,6 +55,7 @@ class Intrinsic:
     description: str
     options: dict = field(default_factory=dict)
     prompt: str | None = None
+    chosen: frozenset[str] = frozenset()
 
     def with_options(self, options: dict) -> Intrinsic:
         """The same with some options replaced. Raises ValueError for options it does not have."""
@@ -61,11 +63,11 @@ class Intrinsic:
         if wrong:
             raise ValueError(f"intrinsic: {self.name} has no option {sorted(wrong)[0]!r}; "
                              f"it has {', '.join(self.options) or 'none'}")
-        chosen = replace(self, options={**self.options, **options})
+        chosen = replace(self, options={**self.options, **options}, chosen=self.chosen | set(options))
         if self.name != "depth":
             return chosen
         _depth.check(chosen.options)
-        return replace(chosen, protocol=_depth.PROTOCOLS[chosen.meaning])
+        return replace(chosen, protocol=_depth.PROTOCOLS.get(chosen.options["encoding"], "depth-metric"))
 
     @property
     def meaning(self) -> str:

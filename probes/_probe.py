@@ -26,7 +26,7 @@ from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
 from ._photos import PhotoPrediction, predict_photos
 from .data import Data, get_data
-from .metrics import get_protocol, summarise
+from .metrics import Protocol, depth_protocol, get_protocol, prepare_depth, summarise
 from .teachers import Teacher, Unsaid, get_teacher
 
 Scores = dict[str, np.ndarray]
@@ -70,10 +70,13 @@ class Evaluation:
     Args:
         metrics: the contents of metrics.json
         rows: one a sample: its seed and every score
+        scores, trivial: of the probe and of the trivial predictor as `Protocol.score` gave them; of a loaded run empty
     """
 
     metrics: dict
     rows: list[dict]
+    scores: Scores = field(default_factory=dict)
+    trivial: Scores = field(default_factory=dict)
 
     @property
     def skill(self) -> float:
@@ -87,7 +90,7 @@ class Probe:
 
     Attributes:
         generator: shared with whatever else is attached to it; untouched outside of this probe's methods
-        adapter: the LoRA
+        adapter: the LoRA, or what another method trains
         intrinsic: what it emits
         record: the contents of probe.json: everything needed to rebuild and reproduce
         source: draws latents and images; the generator itself, except in the crossed control
@@ -97,7 +100,7 @@ class Probe:
     """
 
     generator: Generator
-    adapter: adapters.LoRA
+    adapter: adapters.Adapter
     intrinsic: Intrinsic
     record: dict
     source: Generator | None = None
@@ -119,7 +122,7 @@ class Probe:
     def emit(self, state: State) -> Tensor:
         """state -> encoded prediction, float [N, 3, H, W]."""
         with self.adapter.active():
-            return self.generator.to_image(self.generator.forward(state)).float().cpu()
+            return self.adapter.emit(state).cpu()
 
     @property
     def images(self) -> Data | None:
@@ -209,30 +212,30 @@ class Probe:
                 raise unknown("controls", name, CLOSED_FORM)
         seeds = self._unseen(seeds)
         say = progress or (lambda line: None)
-        protocol = get_protocol(self.intrinsic.protocol)
+        judge = self.judge(against)
+        protocol = self.protocol(judge)
         bank = self.training_bank()
         say(f"scoring {len(seeds)} unseen seeds")
-        held_out = self.bank(seeds, against=against)
+        held_out = self.truths(seeds, judge)
         trivial = Trivial(self.drawn_by, bank)
-        scores = self.scores(held_out, self.emit)
-        base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state))
+        scores = self.scores(held_out, self.emit, judge)
+        base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state), judge)
         results: dict[str, tuple[Scores, Scores]] = {}
         for name, probe in (trained_controls or {}).items():
             own = probe.evaluate(seeds, controls=(), against=against)
-            columns = protocol.metrics
-            results[name] = tuple({m: np.array([r[prefix + m] for r in own.rows]) for m in columns}
-                                  for prefix in ("", "trivial_"))
+            results[name] = own.scores, own.trivial
         for name in controls:
             say(f"fitting the {name} control")
             control = CLOSED_FORM[name](self.drawn_by, bank)
-            results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state)), base)
+            results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state), judge), base)
         metrics = dict(protocol=str(protocol), primary=protocol.primary, seeds=[seeds.start, len(seeds)],
                        against=held_out.manifest["teacher"],
                        metrics=summarise(protocol, scores, base, results))
         columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
                    **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}
-        rows = [dict(seed=s, **{k: float(v[i]) for k, v in columns.items()}) for i, s in enumerate(seeds)]
-        self.last_evaluation = Evaluation(metrics, rows)
+        flat = {k: v for k, v in columns.items() if v.ndim == 1}            # a histogram is no column
+        rows = [dict(seed=s, **{k: float(v[i]) for k, v in flat.items()}) for i, s in enumerate(seeds)]
+        self.last_evaluation = Evaluation(metrics, rows, scores, base)
         return self.last_evaluation
 
     def _unseen(self, seeds: int | range | None) -> range:
@@ -252,14 +255,23 @@ class Probe:
             images.check(seeds)
         return seeds
 
-    def scores(self, bank: Bank, predict: Callable[[State], Tensor]) -> Scores:
-        """Per-sample scores of `predict` on a bank, by the intrinsic's protocol."""
-        protocol, found = get_protocol(self.intrinsic.protocol), []
+    def protocol(self, judge: Teacher) -> Protocol:
+        """What compares this probe's maps with a judge's: the intrinsic's own protocol, unless their depths mean different
+        things. Raises ValueError where nothing compares them."""
+        if self.intrinsic.name != "depth":
+            return get_protocol(self.intrinsic.protocol)
+        return depth_protocol(self.intrinsic.protocol, self.intrinsic.meaning, judge.meaning("depth"))
+
+    def scores(self, bank: Bank, predict: Callable[[State], Tensor], judge: Teacher) -> Scores:
+        """Per-sample scores of what `predict` emits against the maps of a bank of `truths`."""
+        protocol, found = self.protocol(judge), []
         batch = batch_size(self.generator)
         for i in range(0, len(bank), batch):
-            state, target = bank.batch(slice(i, min(i + batch, len(bank))))
-            truth = self.intrinsic.to_map(target)
-            found.append(protocol.score(self.intrinsic.to_map(predict(state)), truth))
+            rows = slice(i, min(i + batch, len(bank)))
+            values = self.intrinsic.to_map(predict(bank.state(rows)))
+            if self.intrinsic.name == "depth":
+                values = prepare_depth(values, self.intrinsic.meaning, protocol, judge.meaning("depth"))
+            found.append(protocol.score(values, bank.truth(rows), allow_empty=True))
         return {k: torch.cat([f[k] for f in found]).double().numpy() for k in found[0]}
 
     def taught_by(self) -> Teacher:
@@ -272,30 +284,33 @@ class Probe:
                            f"{self.record['teacher']['version']} then, {teacher.version} now); fit it again")
         return teacher
 
-    def bank(self, seeds: range, dtype: str = "float32", against: str | Teacher | None = None) -> Bank:
-        """The stored pairs of `seeds`, drawn by this probe's generator and labelled by its teacher, or by `against`."""
+    def judge(self, against: str | Teacher | None = None) -> Teacher:
+        """Whose maps it is scored against: its teacher's, or those of `against`."""
         teacher = self.taught_by() if against is None else get_teacher(against, self.intrinsic.name, self.images)
-        latents = dtype == "float16" and self.drawn_by.output_space == "latents"
-        return open_bank(Request(self.drawn_by, teacher.to(self.generator.device), self.intrinsic, seeds.start, len(seeds),
-                                 self.classes, dtype, self.images, latents))
+        return teacher.to(self.generator.device)
+
+    def truths(self, seeds: range, judge: Teacher) -> Bank:
+        """The states of `seeds`, as this probe's generator draws them, and a judge's physical maps of them."""
+        return open_bank(Request(self.drawn_by, judge, self.intrinsic, seeds.start, len(seeds), self.classes, "float32",
+                                 self.images, physical=True))
 
     def training_bank(self) -> Bank:
-        return self.bank(self.fitted_on, dtype="float16")
+        """The pairs it was fitted on; of an adapter from elsewhere, those that its controls are fitted on."""
+        seeds, latents = self.fitted_on, self.drawn_by.output_space == "latents"
+        return open_bank(Request(self.drawn_by, self.judge(), self.intrinsic, seeds.start, len(seeds), self.classes,
+                                 data=self.images, latents=latents))
 
     def save(self, folder: str | Path) -> Path:
-        """Writes adapter/ (PEFT's format) and probe.json, each file whole or not at all; scores of another probe in the folder
-        are removed. Returns the folder."""
+        """Writes adapter/ (of a LoRA, PEFT's format) and probe.json, each file whole or not at all; scores of another probe in
+        the folder are removed. Returns the folder."""
         folder = Path(folder)
         (folder / "adapter").mkdir(parents=True, exist_ok=True)
-        tensors = {f"base_model.model.{k}": v.contiguous() for k, v in self.adapter.state().items()}
-        weights = safetensors.torch.save(tensors, {"format": "pt"})
+        tensors, config = self.adapter.file()
+        weights = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt"})
         if not _is_saved(folder, self.record, weights):
             for name in RESULTS:
                 (folder / name).unlink(missing_ok=True)
         write_bytes_atomically(folder / "adapter" / "adapter_model.safetensors", weights)
-        config = self.adapter.config.to_dict()
-        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        config["target_modules"] = self.adapter.site_names
         write_text_atomically(folder / "adapter" / "adapter_config.json", json.dumps(config, indent=2, default=str))
         write_text_atomically(folder / "probe.json", json.dumps(self.record, indent=2))
         return folder
@@ -338,14 +353,20 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
                        "weights it was trained on")
     if about["weights"].startswith("crossed") and source is None:
         source = _rebuilt(about, "pretrained", str(generator.device))
-    method = record["method"]
-    adapter = adapters.attach(generator, name or free_name(generator, record["intrinsic"]["name"]), rank=method["rank"],
-                              alpha=method["alpha"], sites=method["sites"], prompt=method.get("prompt"))
-    adapter.load_state({k.removeprefix("base_model.model."): v for k, v in tensors.items()})
+    adapter = recorded_adapter(record, generator, name)
+    adapter.load_file(tensors)
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
     data = None if data is None else get_data(data)
     curve = [tuple(point) for point in record["training"].get("curve", [])]
     return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, _evaluation(folder))
+
+
+def recorded_adapter(record: dict, generator: Generator, name: str | None = None) -> adapters.Adapter:
+    """A fresh adapter of the kind that a record tells of."""
+    method = record["method"]
+    return adapters.build(method["name"], generator, name or free_name(generator, record["intrinsic"]["name"]),
+                          method.get("prompt"), method.get("options"), rank=method.get("rank"), alpha=method.get("alpha"),
+                          sites=method["sites"])
 
 
 def _is_saved(folder: Path, record: dict, weights: bytes) -> bool:
@@ -380,7 +401,5 @@ def _evaluation(folder: Path) -> Evaluation | None:
 
 
 def free_name(generator: Generator, wanted: str) -> str:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    taken = {n for m in generator.network.modules() if isinstance(m, BaseTunerLayer) for n in m.lora_A}
+    taken = adapters.names_on(generator)
     return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, 10_000))) if n not in taken)

@@ -15,7 +15,7 @@ from .data import Data
 from .teachers import Teacher
 
 
-def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, images: Data | None, adapter: adapters.LoRA,
+def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, images: Data | None, adapter: adapters.Adapter,
             settings: Settings, request: Request) -> dict:
     """The contents of probe.json before training."""
     import peft
@@ -33,7 +33,8 @@ def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, i
                         fingerprint=teacher.fingerprint, exact_errors=teacher.exact_errors(intrinsic.name)),
         "data": None if images is None else dict(name=images.name, fingerprint=images.fingerprint, world=images.world),
         "method": dict(name=settings.method, rank=settings.rank, alpha=settings.alpha, scope=settings.scope,
-                       sites=adapter.site_names, parameters=adapter.size, prompt=adapter.prompt),
+                       sites=adapter.site_names, parameters=adapter.size, prompt=adapter.prompt,
+                       **(dict(options=settings.method_options) if settings.method_options else {})),
         "bank": dict(first_seed=request.first_seed, samples=settings.samples, classes=settings.classes,
                      key=request.key),
         "training": dict(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate,

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -89,14 +88,17 @@ def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     write_csv(folder / "samples.csv", evaluation.rows)
     seeds = range(evaluation.metrics["seeds"][0], evaluation.metrics["seeds"][0] + min(shown, len(evaluation.rows)))
     name, prediction = probe.intrinsic.name, probe.predict(seeds)
-    judged = probe.bank(range(seeds.start, seeds.start + len(evaluation.rows)), against=probe.record["request"]["against"])
-    taught = probe.intrinsic.to_map(judged.target(slice(0, len(seeds))))
+    judge = probe.judge(probe.record["request"]["against"])
+    judged = probe.truths(range(seeds.start, seeds.start + len(evaluation.rows)), judge)
+    taught, meanings = judged.truth(slice(0, len(seeds))), (judge.meaning(name), probe.intrinsic.meaning)
     primary = evaluation.metrics["primary"]
     unit = evaluation.metrics["metrics"][primary]["unit"]
     captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
-    shown_as = partial(display, name, like=taught, meaning=probe.intrinsic.meaning)
-    picture = sheet({"image": prediction.image, evaluation.metrics["against"].partition(" ")[0]: shown_as(taught),
-                     "probe": shown_as(prediction.map)}, folder / "samples.png", captions=captions)
+    like = taught if meanings[0] == meanings[1] else None          # metres and shares of a range have no scale in common
+    picture = sheet({"image": prediction.image,
+                     evaluation.metrics["against"].partition(" ")[0]: display(name, taught, meaning=meanings[0]),
+                     "probe": display(name, prediction.map, like=like, meaning=meanings[1])}, folder / "samples.png",
+                    captions=captions)
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "probe.json", probe.record)

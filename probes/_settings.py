@@ -4,12 +4,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import adapters
 from generators._names import unknown
 
 from ._controls import CLOSED_FORM, TRAINED
 
-METHODS = ("lora",)
+_LATER = ("mixed_precision", "method_options", "shuffled")     # left out where they say nothing, as before there were any
 _FILES = (".safetensors", ".pickle", ".pkl", ".ckpt", ".bin", ".pt")
 
 
@@ -21,9 +23,9 @@ class Settings:
     intrinsic: str
     teacher: str
     method: str
-    rank: int
-    alpha: float
-    scope: str
+    rank: int | None
+    alpha: float | None
+    scope: str | None
     weights: str
     samples: int
     steps: int
@@ -38,22 +40,29 @@ class Settings:
     prompt: str | None = None
     against: str | None = None
     mixed_precision: str | None = None
+    method_options: dict = field(default_factory=dict)
+    shuffled: bool = False
 
     def as_dict(self) -> dict:
         """All of them, as probe.json keeps them."""
-        return {k: v for k, v in self.__dict__.items() if k != "mixed_precision" or v is not None}
+        return {k: v for k, v in self.__dict__.items() if v or k not in _LATER}
 
     def of_the_weights(self) -> dict:
         """Those that the fitted weights depend on: all but how they are scored."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("evaluate", "controls", "against")}
+        about = dict(self.as_dict(), mixed_precision=self.mixed_precision)
+        return {k: v for k, v in about.items() if k not in ("evaluate", "controls", "against")}
 
 
-def check_arguments(method: str, controls: Sequence[str], counts: dict[str, int | None], learning_rate: float | None,
-                    evaluate: int, seed: int) -> None:
-    """Raises ValueError, or UnknownNameError, for arguments of `fit` that no generator could take; `counts` are those that are
-    at least 1, where they are given."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+def check_arguments(method: str, method_options: dict[str, Any] | None, rank: int | None, alpha: float | None, scope: str,
+                    controls: Sequence[str], counts: dict[str, int | None], learning_rate: float | None, evaluate: int,
+                    seed: int) -> adapters.Method:
+    """The method of a fit. Raises ValueError, or UnknownNameError, for arguments of `fit` that no generator could take;
+    `counts` are those that are at least 1, where they are given."""
+    given = dict(rank=rank, alpha=alpha, scope=None if scope == "auto" else scope)
+    found = adapters.check_method(method, method_options, given)
+    for name, value in dict(steps=counts["steps"], learning_rate=learning_rate).items():
+        if value is not None and not found.trained:
+            raise ValueError(f"{name}: method {method!r} trains nothing; leave {name} out")
     for control in controls:
         if control not in (*CLOSED_FORM, *TRAINED):
             raise unknown("controls", control, (*CLOSED_FORM, *TRAINED))
@@ -69,11 +78,14 @@ def check_arguments(method: str, controls: Sequence[str], counts: dict[str, int 
         raise ValueError(f"seed: expected a number of at least 0, got {seed}")
     if evaluate < 0:
         raise ValueError(f"evaluate: expected a number of seeds of at least 0, got {evaluate}")
+    return found
 
 
 def default_folder(settings: Settings) -> Path:
-    """runs/GENERATOR-INTRINSIC, with the weights where they are a control's; the ending of a file's name is left out."""
-    tail = "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
+    """runs/GENERATOR-INTRINSIC, with the method where it is another than LoRA and the weights where they are a control's; the
+    ending of a file's name is left out."""
+    tail = "" if settings.method in (None, "lora") else f"-{settings.method}"
+    tail += "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
     path = Path(settings.generator)          # or a name of the hub, which may end in v1.5
     name = path.stem if path.suffix.lower() in _FILES else path.name
     return Path("runs") / f"{name}-{settings.intrinsic}{tail}"

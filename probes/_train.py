@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +22,10 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from adapters import LoRA
+from adapters import Adapter
 
-from ._bank import Bank
+from ._bank import Bank, batch_size
+from ._controls import Shuffled
 from ._files import write_bytes_atomically
 from ._intrinsics import Intrinsic
 from ._processes import ALONE, Processes
@@ -91,17 +94,25 @@ class Schedule:
 
 @dataclass
 class Outcome:
-    """What training leaves beside the weights: the loss curve, the seconds it took, the last loss."""
+    """What training leaves beside the weights.
+
+    Args:
+        curve: (step, mean loss since the last point)
+        seconds: it took, over all its interruptions
+        peak_memory_mib: of the process (resident, on a CPU) or of the device (allocated) while it trained, in MiB; on systems
+            that cannot forget a peak, of the process from its start
+    """
 
     curve: list[tuple[int, float]]
     seconds: float
+    peak_memory_mib: float = 0.0
 
     @property
     def final_loss(self) -> float:
         return self.curve[-1][1] if self.curve else float("nan")
 
 
-def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, state_path: Path | None = None,
+def train(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, schedule: Schedule, state_path: Path | None = None,
           identity: str = "", save_every: float = 15.0, progress: Callable[[int, float], None] | None = None,
           accumulate: int = 1, processes: Processes = ALONE,
           report: Callable[[int, float, float, float], None] | None = None) -> Outcome:
@@ -110,7 +121,7 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
     Args:
         adapter: attached to its generator
         bank: the pairs
-        intrinsic: gives the loss of a generator whose output is pixels, a mean over the rows; in latents it is the mean
+        intrinsic: gives the loss of an adapter whose output is pixels, a mean over the rows; in latents it is the mean
             squared error
         schedule: steps, batch, learning rate, seed
         state_path: where the training state is kept while it runs; taken up if it is there; None keeps none
@@ -129,6 +140,8 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
     """
     parameters = adapter.parameters()
     values = list(parameters.values())
+    if not values:
+        return Outcome([], 0.0)
     optimiser = torch.optim.Adam(values, lr=schedule.learning_rate, betas=(0.9, 0.99), foreach=True)
     schedule.shares(0, len(bank), accumulate, processes.index, processes.count)
     step, outcome = 0, Outcome([], 0.0)
@@ -139,7 +152,9 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
     recent: list[float] = []
     processes.begin(schedule.steps - step, values)
     last_save, clock, reported = time.monotonic(), time.monotonic(), (step, outcome.seconds)
+    _forget_peak(adapter.generator.device)
     with adapter.active(train=True):
+        adapter.calibrate(bank.state(slice(0, min(len(bank), batch_size(adapter.generator)))))
         while step < schedule.steps:
             shares = schedule.shares(step, len(bank), accumulate, processes.index, processes.count)
             optimiser.zero_grad(set_to_none=True)
@@ -176,22 +191,25 @@ def train(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, schedule: Schedule, s
                 last_save = now
             if progress and processes.main:
                 progress(step, value)
+    outcome.peak_memory_mib = _peak(adapter.generator.device)
     return outcome
 
 
-def _learn(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, shares: list[tuple[np.ndarray, list[int]]], processes: Processes,
-           values: list[torch.Tensor]) -> float:
+def _learn(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, shares: list[tuple[np.ndarray, list[int]]],
+           processes: Processes, values: list[torch.Tensor]) -> float:
     """Leaves the gradient of the mean loss over `shares` in the adapter and returns that loss; without a gradient from the
     first micro-batch on whose loss is not finite."""
     generator, total = adapter.generator, 0.0
-    judge = intrinsic.loss if generator.output_space == "pixels" else F.mse_loss
+    pixels = adapter.output_space == "pixels"
+    judge, read = (intrinsic.loss, bank.batch) if pixels else (F.mse_loss, bank.lesson)
     for rows, seeds in shares:
-        state, target = bank.lesson(rows)
+        state, target = read(rows)
         missing = target.isnan()
         with processes.autocast():
-            prediction, target = generator.regress(state, target.nan_to_num(0.0).to(generator.device), seeds)
-        if missing.any():               # there the prediction is right whatever it is: no gradient
-            target = torch.where(missing.to(target.device), prediction.detach().to(target.dtype), target)
+            prediction, target = adapter.regress(state, target.nan_to_num(0.0).to(generator.device), seeds)
+        if missing.any():               # there both are 1, whatever was predicted: no loss and no gradient
+            missing = missing.to(target.device)
+            prediction, target = prediction.masked_fill(missing, 1.0), target.masked_fill(missing, 1.0)
         if processes.mixed_precision:
             prediction, target = prediction.float(), target.float()
         loss = judge(prediction, target)
@@ -206,6 +224,25 @@ def _learn(adapter: LoRA, bank: Bank, intrinsic: Intrinsic, shares: list[tuple[n
     if scale != 1:
         torch._foreach_div_([v.grad for v in values], scale)
     return total
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Lets the peak of memory start anew, where the system can do that."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:      # 5: the resident peak (Linux, proc(5))
+            file.write("5")
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:                 # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _diverged(what: str, value: float, step: int, schedule: Schedule) -> DivergedError:

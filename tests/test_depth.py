@@ -54,27 +54,31 @@ def test_missing_pixels_stay_missing_and_do_not_move_the_others(encoding):
     holes[..., 3, :4] = torch.nan
     image = _depth.encode(holes, options(encoding))
     assert image.isnan().sum() == 4 and image.isnan()[..., 3, :4].all()
-    if encoding != "percentile" and encoding != "inverse":
-        kept = ~image.isnan()
-        assert torch.allclose(image[kept], _depth.encode(METRES, options(encoding))[kept])
+    kept = ~image.isnan()
+    expected = _depth.encode(METRES[kept].view(1, 1, 6, 10), options(encoding))     # as if they had never been there
+    assert torch.allclose(image[kept], expected.flatten(), atol=1e-6)
 
 
 @pytest.mark.parametrize("meaning, suggested, wanted, own, expected", [
-    ("metric", {}, None, "linear", "linear"), ("metric", {}, "percentile", "linear", "percentile"),
-    ("metric", {}, None, "log", "log"), ("metric", dict(encoding="log"), None, "linear", "log"),
-    ("relative", dict(encoding="percentile"), None, "linear", "percentile"),
-    ("relative", dict(encoding="percentile"), None, "relative", "relative"),
-    ("disparity", dict(encoding="inverse"), None, "linear", "inverse"),
+    ("metric", {}, None, {}, dict(encoding="linear", near=0.8, far=9.0)),
+    ("metric", dict(encoding="log", far=80.0), None, {}, dict(encoding="log", near=0.8, far=80.0)),
+    ("metric", dict(encoding="log", far=80.0), None, dict(encoding="linear", far=50.0), dict(encoding="linear", far=50.0)),
+    ("metric", dict(far=80.0), "disparity,near=0.5", dict(near=0.1), dict(encoding="disparity", near=0.5, far=80.0)),
+    ("metric", {}, "percentile", {}, dict(encoding="percentile")),
+    ("relative", dict(encoding="percentile"), None, {}, dict(encoding="percentile")),
+    ("relative", dict(encoding="percentile"), None, dict(encoding="relative"), dict(encoding="relative")),
+    ("disparity", dict(encoding="inverse"), None, {}, dict(encoding="inverse")),
 ])
 def test_what_was_asked_for_comes_before_what_the_teacher_suggests(meaning, suggested, wanted, own, expected):
-    assert _depth.chosen(options(own), suggested, wanted, meaning)["encoding"] == expected
+    intrinsic = DEPTH.with_options(own)
+    assert _depth.chosen(intrinsic.options, intrinsic.chosen, suggested, wanted, meaning).items() >= expected.items()
 
 
 @pytest.mark.parametrize("meaning, wanted, possible", [
     ("relative", "log", "relative, percentile"), ("disparity", "percentile", "inverse"), ("metric", "inverse", "log, linear")])
 def test_an_encoding_that_cannot_hold_a_teacher_s_depth_is_refused(meaning, wanted, possible):
     with pytest.raises(ValueError, match=f"encoding: {wanted} cannot hold .* {meaning}; choose of {possible}"):
-        _depth.chosen(options("log"), {}, wanted, meaning)
+        _depth.chosen(options("log"), (), {}, wanted, meaning)
 
 
 def test_bad_encodings():
@@ -82,6 +86,9 @@ def test_bad_encodings():
         DEPTH.with_options(dict(encoding="percentil"))
     with pytest.raises(ValueError, match="near=3 and far=2"):
         DEPTH.with_options(dict(near=3, far=2))
+    for text in ("linear,far=near", "linear,fra=3", "linear,far"):
+        with pytest.raises(ValueError, match="encoding: expected NAME, or NAME,near=METRES,far=METRES"):
+            _depth.parse(text)
     with pytest.raises(ValueError, match="encoding: .* normal has one way only"):
         probes.fit(STYLEGAN2(), encoding="log", **{**SMALL, "intrinsic": "normal", "teacher": "scenes"})
     assert DEPTH.with_options(dict(encoding="inverse")).meaning == "disparity"
@@ -168,6 +175,94 @@ def test_exact_maps_with_holes_are_fitted_and_scored_in_latents(intrinsic, encod
     assert torch.from_numpy(bank.latents.copy()).isnan().any() and torch.isfinite(bank.mean).all()
     rows = probe.last_evaluation.rows
     assert len(rows) == 4 and all(value == value for row in rows for key, value in row.items() if key != "seed")
+
+
+class Far(Holes):
+    """Depths of 5 to 220 m, known exactly."""
+
+    masked, exact = False, ("depth",)
+
+    def truth(self, indices, size, intrinsic):
+        return (self.images(indices, size).mean(1, keepdim=True) + 1) * 107.5 + 5
+
+    @property
+    def fingerprint(self):
+        return "far 1"
+
+
+def test_truth_that_an_encoding_cannot_hold_is_scored_as_it_is(tmp_path, capsys):
+    settings = {**SMALL, "intrinsic": "depth", "teacher": "exact", "samples": 12, "steps": 2, "evaluate": 4, "quiet": False}
+    probe = probes.fit(FAMILIES["stable-diffusion"][0](), data=Far(), out=str(tmp_path / "near"), **settings)
+    assert probe.last_evaluation.metrics["metrics"]["rms"]["trivial"]["value"] > 50      # everything encodes to 9 m
+    assert "of the depth is nearer than 0.8 or farther than 9 m" in " ".join(capsys.readouterr().out.split())
+    settings["encoding"] = "linear,near=1,far=250"
+    probe = probes.fit(FAMILIES["stable-diffusion"][0](), data=Far(), out=str(tmp_path / "far"), **settings)
+    assert probe.intrinsic.options["far"] == 250 and probe.last_evaluation.metrics["metrics"]["rms"]["trivial"]["value"] < 50
+    assert "of the depth is nearer" not in " ".join(capsys.readouterr().out.split())
+
+
+class Disparity(Half):
+    name, masked = "disparity", False
+
+    def label(self, image, intrinsic):
+        return 1 / (image.mean(1, keepdim=True).sigmoid() * 6 + 1)
+
+    def meaning(self, intrinsic):
+        return "disparity"
+
+    def options(self, intrinsic):
+        return dict(encoding="inverse")
+
+
+@pytest.mark.parametrize("encoding, teacher, judge, protocol", [
+    (None, Disparity(), "exact", "depth-affine-disparity"), ("percentile", "exact", "exact", "depth-relative"),
+    ("relative", "exact", "exact", "depth-minmax"),
+    (None, Disparity(), Disparity(), "depth-relative"), (None, "exact", "exact", "depth-metric")])
+def test_depths_that_mean_different_things_are_compared_by_a_protocol_that_can(encoding, teacher, judge, protocol, tmp_path):
+    settings = {**SMALL, "intrinsic": "depth", "teacher": teacher, "samples": 12, "steps": 2, "evaluate": 0}
+    probe = probes.fit(FAMILIES["stable-diffusion"][0](), data=Holes(), encoding=encoding, out=str(tmp_path), **settings)
+    result = probe.evaluate(4, controls=["rgb"], against=judge)
+    assert result.metrics["protocol"].startswith(protocol)
+    judge = probe.judge(judge)
+    truths = probe.truths(range(4), judge)
+    # Whoever says exactly what the judge says, in the probe's own terms, makes no error beyond what the encoding cuts off.
+    perfect = probe.intrinsic.encode(teacher.label(Holes().images(range(4), 32), "depth") if teacher != "exact"
+                                     else Holes().truth(range(4), 32, "depth"), probe.intrinsic.options)
+    scores = probe.scores(truths, lambda state: perfect.nan_to_num(0.0).expand(-1, 3, -1, -1), judge)
+    if (encoding, judge.name) != (None, "exact") or teacher == "exact":
+        assert scores[probe.protocol(judge).primary].max() < 0.03
+
+
+def test_a_regression_learns_from_the_pixels_that_are_there():
+    from probes._controls import LatentRegression, RGBRegression
+
+    generator = STYLEGAN2()
+    state = generator.prepare(generator.sample(range(200)))
+    image = generator.image(state).cpu()
+    rng = torch.Generator().manual_seed(0)
+
+    class Kept:
+        def __init__(self, targets):
+            self.targets, self.mean = targets.numpy(), torch.nanmean(targets, 0)
+
+        def __len__(self):
+            return len(self.targets)
+
+        def state(self, rows):
+            return {name: value[rows] for name, value in state.items()}
+
+        filled = __import__("probes").Bank.filled
+
+    holes = image.clone()
+    masked = torch.nn.functional.interpolate(torch.rand(200, 1, 8, 8, generator=rng), 32) < 0.5
+    holes[masked.expand(-1, 3, -1, -1)] = torch.nan
+    few = {name: value[:50] for name, value in state.items()}
+    trivial = (image[:50] - image.mean(0)).square().mean().sqrt()
+    rgb = RGBRegression(generator, Kept(holes)).predict(generator, few) - image[:50]
+    assert rgb.square().mean().sqrt() < 0.01 * trivial
+    errors = [(LatentRegression(generator, Kept(targets)).predict(generator, few) - image[:50]).square().mean().sqrt() / trivial
+              for targets in (image, holes)]
+    assert errors[1] < errors[0] + 0.1
 
 
 def test_a_teacher_that_must_know_everything_may_not_say_nan(tmp_path):

@@ -66,10 +66,10 @@ def test_an_imported_run_is_scored_by_whatever_it_is_given(run, tmp_path, monkey
     loaded = probes.load(saved, build(), teacher="exact", data="scenes")
     result = loaded.evaluate(4, controls=["rgb"])
     assert result.metrics["against"].startswith("exact") and loaded.fitted_on == range(1_000_000, 1_000_012)
-    state, truth = loaded.bank(range(4)).batch(slice(0, 4))
-    expected = loaded.scores(loaded.bank(range(4)), loaded.emit)["rms"].mean()
+    truths = loaded.truths(range(4), loaded.judge())
+    expected = loaded.scores(truths, loaded.emit, loaded.judge())["rms"].mean()
     assert result.metrics["metrics"]["rms"]["value"] == pytest.approx(expected)
-    torch.testing.assert_close(truth[:, :1], Scenes().truth(range(4), 32, "shading") * 2 - 1)
+    torch.testing.assert_close(truths.truth(slice(0, 4)), Scenes().truth(range(4), 32, "shading"))
 
 
 def test_a_generator_stays_on_its_device(run, tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_exact_maps_teach_and_judge(generator, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["against"].startswith("exact")
     truth = get_data("scenes").truth(range(8), 32, "normal")
-    torch.testing.assert_close(probe.bank(range(8)).target(slice(0, 8)), truth)
+    torch.testing.assert_close(probe.truths(range(8), probe.judge()).truth(slice(0, 8)), truth)
     taught = probes.fit(generator, against="exact", out=str(tmp_path / "taught"), **{**small, "teacher": "scenes"})
     assert json.loads((tmp_path / "taught" / "metrics.json").read_text())["against"].startswith("exact")
     assert taught.record["teacher"]["name"] == "scenes"

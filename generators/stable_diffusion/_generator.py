@@ -55,6 +55,8 @@ class StableDiffusion(Generator):
     driven_by = "images"
     output_space = "latents"
     reads_text = True
+    latent_key = "latent"
+    body = ("unet",)
 
     def __init__(self, name: str, network: StableDiffusionNetwork, mode: str = "single", resolution: int | None = None,
                  timestep: int | None = None, precision: str = "fp32", checkpointing: bool = False,
@@ -88,7 +90,7 @@ class StableDiffusion(Generator):
         nn.Module.to(adopt(network.unet), _PRECISIONS[precision])      # diffusers' own warns of what does not happen here
         if checkpointing:
             network.unet.enable_gradient_checkpointing()
-        self._prompt, self._embeddings = "", {}
+        self._prompt, self._embeddings, self._vectors, self._instead = "", {}, None, False
 
     @property
     def recommended(self) -> dict:
@@ -124,7 +126,12 @@ class StableDiffusion(Generator):
         return self.network.config.vae["scaling_factor"]
 
     def context(self, count: int, prompt: str | None = None) -> Tensor:
-        """[count, L, D]: the embedding of `prompt`, or of the one in force; each is computed once."""
+        """[count, L, D]: the embedding of `prompt`, or of the one in force; each is computed once, but for vectors, which may
+        be learning."""
+        if prompt is None and self._vectors is not None:
+            with torch.autocast(self.device.type, enabled=False):
+                learnt = self._read(self._prompt, self._vectors, self._instead)
+            return learnt.to(self.network.unet.dtype).expand(count, -1, -1)
         prompt = self._prompt if prompt is None else prompt
         if prompt not in self._embeddings:
             self.network.tokenizer = self._words        # another generator on this network may read with its own
@@ -132,13 +139,26 @@ class StableDiffusion(Generator):
                 self._embeddings[prompt] = self.network.embed([prompt])
         return self._embeddings[prompt].to(self.device, self.network.unet.dtype).expand(count, -1, -1)
 
+    def _read(self, prompt: str, vectors: Tensor, instead: bool) -> Tensor:
+        """[1, L, D]: what the text encoder makes of a prompt some of whose words are given as their embeddings (textual
+        inversion: Gal et al. 2022, arXiv 2208.01618, section 3.2)."""
+        self.network.tokenizer = self._words
+        return self.network.embed_vectors(prompt, vectors.to(self.device), instead)
+
+    def words(self, prompt: str) -> Tensor:
+        """float [n, D]: the embeddings of a prompt's n tokens, without those that begin and end it, as they enter the text
+        encoder."""
+        self.network.tokenizer = self._words
+        return self.network.words(prompt)
+
     @contextmanager
-    def prompted(self, prompt: str | None) -> Iterator[None]:
-        before, self._prompt = self._prompt, prompt or ""
+    def prompted(self, prompt: str | None, vectors: Tensor | None = None, instead: bool = False) -> Iterator[None]:
+        before = self._prompt, self._vectors, self._instead
+        self._prompt, self._vectors, self._instead = prompt or "", vectors, instead
         try:
             yield
         finally:
-            self._prompt = before
+            self._prompt, self._vectors, self._instead = before
 
     def denoise(self, sample: Tensor, timestep: Tensor | int, context: Tensor | None = None) -> Tensor:
         """One pass of the U-Net, float32 in and out."""
@@ -174,6 +194,17 @@ class StableDiffusion(Generator):
         if seeds is not None:
             noise = noise_rows([config.latent_channels, *(side // config.factor for side in image.shape[2:])], seeds)
         return self.network.encode(image.to(self.device), noise).float() * self.scaling_factor
+
+    def feature_sites(self) -> list[str]:
+        """The U-Net's first convolution and its blocks, at the generator's `timestep`.
+
+        Raises ValueError in mode "multi", where what is emitted is sampled in several passes."""
+        if self.multi is not None:
+            raise ValueError("method: linear reads the features of one pass, and mode 'multi' samples in several; pass "
+                             "mode='single' (and a timestep), or choose another method")
+        unet = self.network.unet
+        return ["unet.conv_in", *(f"unet.down_blocks.{i}" for i in range(len(unet.down_blocks))), "unet.mid_block",
+                *(f"unet.up_blocks.{i}" for i in range(len(unet.up_blocks)))]
 
     @property
     def scopes(self) -> tuple[str, ...]:

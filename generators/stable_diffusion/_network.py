@@ -55,7 +55,50 @@ class StableDiffusionNetwork(nn.Module):
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """prompts -> float [N, L, D]: the text encoder's last hidden state, one row a prompt, padded to its full length."""
+        return self.text_encoder(input_ids=self._ids(prompts)).last_hidden_state
+
+    def _ids(self, prompts: Sequence[str]) -> Tensor:
         if self._tokens is None:
             self._tokens = tokens_of(self.config, self.tokenizer)
-        ids = self._tokens(prompts).to(self.text_encoder.device)
-        return self.text_encoder(input_ids=ids).last_hidden_state
+        return self._tokens(prompts).to(self.text_encoder.device)
+
+    def _spoken(self, prompt: str) -> tuple[Tensor, int]:
+        """A prompt's token ids, int64 [L], and where its words end."""
+        ids, empty = self._ids([prompt, ""])
+        return ids, 1 + int((ids[1:] == empty[1]).long().argmax())          # the empty prompt is its beginning, then its end
+
+    def words(self, prompt: str) -> Tensor:
+        """float [n, D]: the embeddings of a prompt's words, as they enter the text encoder."""
+        ids, end = self._spoken(prompt)
+        return self.text_encoder.get_input_embeddings().weight[ids[1:end]].detach().float()
+
+    def embed_vectors(self, prompt: str, vectors: Tensor, instead: bool = False) -> Tensor:
+        """float [1, L, D], as `embed`, where vectors: float [k, D] are embeddings of words behind those of the prompt, or
+        `instead` of them; gradients reach them.
+
+        Raises ValueError where the text encoder's length does not hold them.
+        """
+        ids, end = self._spoken(prompt)
+        start = 1 if instead else end
+        stop = start + len(vectors)
+        if stop >= len(ids):
+            raise ValueError(f"tokens: {len(vectors)} vectors and {start - 1} words of the prompt do not fit into the text "
+                             f"encoder's {len(ids)} places, of which beginning and end take two; choose at most "
+                             f"{len(ids) - 1 - start}")
+        filler = ids[:1].expand(len(vectors))
+        ids = torch.cat([ids[:start], filler, ids[end:]])
+        ids = torch.cat([ids, ids[-1:].expand(max(0, self._length - len(ids)))])[:self._length]
+
+        def insert(module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+            row = torch.cat([output[0, :start], vectors.to(output.dtype), output[0, stop:]])
+            return row[None]
+
+        handle = self.text_encoder.get_input_embeddings().register_forward_hook(insert)
+        try:
+            return self.text_encoder(input_ids=ids[None]).last_hidden_state
+        finally:
+            handle.remove()
+
+    @property
+    def _length(self) -> int:
+        return self.config.text_encoder["max_position_embeddings"]

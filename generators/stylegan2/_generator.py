@@ -1,7 +1,8 @@
 """StyleGAN2 behind the generator interface: z -> w is the frozen prefix, w -> image the adapted part."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class StyleGAN2(Generator):
     """
 
     family = "stylegan2"
+    latent_key = "w"
+    body = ("synthesis",)
 
     def __init__(self, name: str, network: StyleGAN2Network, truncation_psi: float = 1.0, noise_mode: str = "const",
                  precision: str = "fp32", **about):
@@ -40,7 +43,7 @@ class StyleGAN2(Generator):
             raise ValueError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")
         super().__init__(name, network, config.img_resolution, num_classes=config.c_dim, **about)
         self.truncation_psi, self.noise_mode, self.precision = check_truncation(truncation_psi), noise_mode, precision
-        self._frozen = FrozenSynthesis(network.synthesis, _PRECISIONS[precision])
+        self._frozen, self._thawed = FrozenSynthesis(network.synthesis, _PRECISIONS[precision]), False
 
     def sample(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> State:
         z_dim = self.network.config.z_dim
@@ -59,11 +62,32 @@ class StyleGAN2(Generator):
         ws = self.network.mapping(source["z"], source.get("c"), truncation_psi=self.truncation_psi)
         return {"w": ws[:, 0].contiguous()}
 
+    @property
+    def latent_layers(self) -> int:
+        return self.network.config.num_ws
+
     def forward(self, state: State) -> Tensor:
+        """w [N, w_dim], or one for every layer, [N, num_ws, w_dim] -> image."""
         w = state["w"].to(self.device)
+        ws = w if w.ndim == 3 else w[:, None].expand(-1, self.latent_layers, -1)
         # On a CPU the weights' being frozen is worth a path of its own; a GPU has its ops, and fp16 layers.
-        draw = self._frozen if w.device.type == "cpu" else self.network.synthesis
-        return draw(w[:, None].expand(-1, self.network.config.num_ws, -1), self.noise_mode)
+        if w.device.type == "cpu" and not self._thawed:
+            return self._frozen(ws, self.noise_mode)
+        dtype = _PRECISIONS[self.precision] if w.device.type == "cpu" else None
+        with nullcontext() if dtype is None else torch.autocast(w.device.type, dtype):
+            return self.network.synthesis(ws, self.noise_mode)
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        before, self._thawed = self._thawed, True
+        try:
+            yield
+        finally:
+            self._thawed = before
+
+    def feature_sites(self) -> list[str]:
+        """Every 3×3 convolution's layer, from 4×4 to the image's size."""
+        return [n.removesuffix(".affine") for n in affine_names(self.network) if ".torgb." not in n]
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class StyleGANXL(Generator):
     """
 
     family = "stylegan-xl"
+    latent_key = "w"
+    body = ("synthesis",)
     recommended = dict(samples=1024, steps=600, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: StyleGANXLNetwork, truncation_psi: float = 1.0, truncate_to: str = "class",
@@ -60,11 +62,21 @@ class StyleGANXL(Generator):
         ws = self.network.mapping(z, c, truncation_psi=self.truncation_psi, truncate_to=self.truncate_to)
         return {"w": ws[:, 0].contiguous()}
 
+    @property
+    def latent_layers(self) -> int:
+        return self.network.config.num_ws
+
     def forward(self, state: State) -> Tensor:
+        """w [N, w_dim], or one for the Fourier input and for every layer, [N, num_ws, w_dim] -> image."""
         w = state["w"].to(self.device)
+        ws = w if w.ndim == 3 else w[:, None].expand(-1, self.latent_layers, -1)
         dtype = _PRECISIONS[self.precision] if w.device.type == "cpu" else None
         with torch.autocast(w.device.type, dtype, enabled=dtype is not None):
-            return self.network.synthesis(w[:, None].expand(-1, self.network.config.num_ws, -1))
+            return self.network.synthesis(ws)
+
+    def feature_sites(self) -> list[str]:
+        """Every layer but ToRGB."""
+        return [f"synthesis.{layer.name}" for layer in self.network.config.layers[:-1]]
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ class VQGAN(Generator):
     """
 
     family = "vqgan"
+    latent_key = "codes"
+    body = ("first_stage.post_quant_conv", "first_stage.decoder")
     recommended = dict(samples=2048, steps=1000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: VQGANNetwork, temperature: float = 1.0, top_k: int | None = None,
@@ -103,6 +105,17 @@ class VQGAN(Generator):
             return self.network.decode(codes)
         with torch.autocast(codes.device.type, torch.bfloat16):
             return self.network.decode(codes).float()
+
+    def feature_sites(self) -> list[str]:
+        """The decoder's first convolution, its middle and its blocks of each resolution."""
+        decoder = "first_stage.decoder"
+        return [f"{decoder}.conv_in", f"{decoder}.mid_block",
+                *(f"{decoder}.up_blocks.{i}" for i in range(len(self.network.first_stage.decoder.up_blocks)))]
+
+    def example(self) -> State:
+        """Codes of zero: drawing them takes the transformer one pass a position."""
+        config = self.network.config
+        return {"codes": torch.zeros(1, config.embed_dim, config.side, config.side, device=self.device)}
 
     @property
     def scopes(self) -> tuple[str, ...]:
