@@ -28,6 +28,7 @@ from .labelling import Labelled as Labelled
 from .labelling import label as label
 from .scoring import Scored as Scored
 from .scoring import score as score
+from .studies import study as study
 from .teachers import Teacher as Teacher
 from .teachers import register_teacher as register_teacher
 from .teachers import teachers as teachers

@@ -18,9 +18,9 @@ from torch import Tensor
 import generators
 from generators import Generator
 from generators.checkpoints import write_native
-from probes._frechet import DETECTOR, frechet_distance, scene_features
 from probes.data.colour import linear_to_srgb
 from probes.data.scenes import captions, render
+from probes.frechet import ScenesDetector, frechet_distance, scene_features
 
 from ._diffusion import draw
 
@@ -56,7 +56,7 @@ def export(snapshot: Path, name: str, target: Path, real: Tensor, floor: float) 
     card = dict(name=name, family=family, world="scenes", resolution=generator.resolution, licence="Apache-2.0",
                 parameters=sum(p.numel() for p in generator.network.parameters()),
                 **json.loads(snapshot.with_suffix(".json").read_text()),
-                frechet=dict(value=round(distance, 4), real_against_real=round(floor, 4), detector=DETECTOR,
+                frechet=dict(value=round(distance, 4), real_against_real=round(floor, 4), detector=ScenesDetector.name,
                              resize="none", samples=_SAMPLES, **(_SAMPLER if generator.reads_text else {})))
     (target / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
     return card

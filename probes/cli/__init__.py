@@ -13,6 +13,7 @@ from ._label import label
 from ._list import list_
 from ._runs import predict
 from ._score import evaluate
+from ._study import study
 
 _RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
@@ -23,7 +24,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
     # name -> (function, whether required arguments are positional, arguments that are no options of the command)
     commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
                 "convert": (convert, True), "export": (export, True), "import": (import_, False),
-                "label": (label, True), "data": (data, True)}
+                "label": (label, True), "data": (data, True), "study": (study, True)}
     parser = ArgumentParser(prog="probes", description=__doc__)
     sub = parser.add_subcommands(required=True)
     for name, (function, positional) in commands.items():

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Literal
 
 
-def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods", "protocols"]) -> None:
+def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods", "protocols", "studies"]) -> None:
     """Lists what there is by name.
 
     Args:
-        what: generators, intrinsics, teachers, data, methods or protocols
+        what: generators, intrinsics, teachers, data, methods, protocols or studies
     """
     from rich.console import Console
     from rich.table import Table
@@ -44,11 +44,13 @@ def _teachers():
 def _data():
     from ..data import known_data
 
-    return [*known_data().items(), ("FOLDER", "the images in a folder of yours; a fifth is held out")]
+    return list(known_data().items())
 
 
 def _methods():
-    return [("lora", "low-rank update of the sites' weights (PEFT)")]
+    import adapters
+
+    return [(m.name, m.description) for m in adapters.methods().values()]
 
 
 def _protocols():
@@ -57,11 +59,18 @@ def _protocols():
     return [(str(p), ", ".join(p.metrics), p.description) for p in protocols().values()]
 
 
+def _studies():
+    from ..studies import studies
+
+    return [(s.name, s.question) for s in studies().values()]
+
+
 _ROWS: dict[str, Callable] = dict(generators=_generators, intrinsics=_intrinsics, teachers=_teachers, data=_data,
-                                  methods=_methods, protocols=_protocols)
+                                  methods=_methods, protocols=_protocols, studies=_studies)
 _COLUMNS = dict(
     generators=[("name", True), ("family", True), ("size", True), ("kind", True), ("about; licence", False)],
     intrinsics=[("name", True), ("channels", True), ("unit and frame", False)],
     teachers=[("name", True), ("about", False)], data=[("name", True), ("about", False)],
     methods=[("name", True), ("about", False)],
+    studies=[("name", True), ("question", False)],
     protocols=[("name", True), ("metrics", False), ("definition", False)])

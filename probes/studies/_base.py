@@ -1,0 +1,136 @@
+"""What a study is: one question, a grid of fits, and a plot, a page and a verdict made from their rows alone.
+
+    class Rank(Study):
+        name, question = "rank", "How small may the adapter be?"
+        def cells(self, small): return [Cell(dict(generator="stylegan2-scenes", rank=r)) for r in (1, 2, 4, 8)]
+        ...
+
+A Cell is one call of `probes.fit`. Its key is a digest of what it asks for, so that a row that is there already is known by
+it, in whatever order and on whatever machine the fits run.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import adapters
+
+from . import _page
+
+Row = dict[str, Any]
+
+PAPER = "arXiv 2311.17137"
+# Of a --small study: minutes for all of its fits together. A U-Net learns more slowly.
+SMALL = dict(samples=96, steps=60, evaluate=32)
+SMALL_DIFFUSION = dict(SMALL, steps=150)
+_TRUNK = ("random", "crossed")
+
+
+class StudyError(ValueError):
+    """A study cannot be run as asked, or its folder holds something else; nothing in the folder was changed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit of a grid.
+
+    Args:
+        fit: arguments of `probes.fit`, plain JSON types
+        tags: further columns of its row, by which `--only` may choose too
+    """
+
+    fit: Mapping[str, Any]
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of both."""
+        text = json.dumps([dict(self.fit), dict(self.tags)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What `--only` may ask for."""
+        plain = {k: v for k, v in self.fit.items() if isinstance(v, (str, int, float, bool))}
+        return {**plain, **self.tags}
+
+    def with_options(self, options: Mapping[str, Any]) -> Cell:
+        """The cell with further arguments of `fit`, which win; dictionaries among them are merged, and how to train is not
+        said to a method that trains nothing."""
+        merged = dict(self.fit)
+        for name, value in options.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+            merged[name] = {**merged[name], **value} if both else value
+        method = adapters.methods().get(merged.get("method", "lora"))
+        if method and not method.trained:
+            merged = {k: v for k, v in merged.items() if k not in ("steps", "learning_rate")}
+        return Cell(merged, self.tags)
+
+    def at_seed(self, seed: int) -> Cell:
+        """The cell with this seed; control networks are drawn from the same one."""
+        weights = self.fit.get("weights")
+        drawn = dict(weights=f"{weights}:{seed}") if weights in _TRUNK else {}
+        return Cell({**self.fit, **drawn, "seed": seed}, self.tags)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rows say of the paper's finding, by a rule that was fixed before they were there."""
+
+    kind: Literal["reproduced", "not reproduced", "not testable here"]
+    reason: str
+
+
+class Study(ABC):
+    """A question and how it is put to the embedded generators.
+
+    Attributes:
+        name: `probes study NAME`
+        question: one sentence
+        finding: what the paper reports, in our words, with its place
+        rule: when the verdict is "reproduced"
+        version: raised when the grid or the meaning of a row changes; folders of another version are refused
+        tags: columns of its rows beside those that every study has
+        seeds: of each cell, where the caller does not say: (small, full)
+        isolated: every fit in a process of its own, so that its peak memory is its own
+    """
+
+    name: str
+    question: str
+    finding: str
+    rule: str
+    version: int = 1
+    tags: tuple[str, ...] = ()
+    seeds: tuple[int, int] = (1, 3)
+    isolated: bool = False
+
+    @abstractmethod
+    def cells(self, small: bool) -> list[Cell]:
+        """The grid, without seeds. `small` is for minutes instead of hours."""
+
+    @abstractmethod
+    def plot(self, rows: Sequence[Row]) -> bytes:
+        """A PNG of finished rows, readable at a phone's width."""
+
+    @abstractmethod
+    def verdict(self, rows: Sequence[Row]) -> Verdict:
+        """By `rule`, from finished rows; "not testable here" where they do not suffice."""
+
+    @abstractmethod
+    def tables(self, rows: Sequence[Row]) -> str:
+        """Markdown tables of what was measured, with intervals."""
+
+    def page(self, rows: Sequence[Row]) -> str:
+        """The study's README.md: question, finding, verdict, plot, tables, how it was made."""
+        done = finished(rows)
+        verdict = self.verdict(done) if done else Verdict("not testable here", "no fit is finished yet.")
+        return _page.compose(self, rows, done, verdict)
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose fit ended and has a skill, in an order that does not depend on which fit ended first."""
+    return sorted((r for r in rows if r["status"] == "ok" and r["skill"] is not None), key=lambda r: r["key"])

@@ -1,0 +1,58 @@
+"""The Fréchet distance beside every row: from the generator's card, or measured once a generator with a named detector."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import generators
+
+from .._files import write_text_atomically
+from ._base import Row
+
+CARD = "card"
+
+
+class Distances:
+    """Fréchet distances of a study's generators; measured ones are kept in frechet.json.
+
+    Args:
+        folder: of the study
+        detector: "card", or a name from `probes.frechet.detectors()`
+
+    Raises UnknownNameError or DetectorError, before any fit, for a detector that is not there.
+    """
+
+    def __init__(self, folder: Path, detector: str = CARD):
+        self.path, self.name, self.detector = folder / "frechet.json", detector, None
+        if detector != CARD:
+            from ..frechet import get_detector
+
+            self.detector = get_detector(detector)
+        self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def beside(self, row: Row) -> Row:
+        """The row with the distance of its generator as it was trained, where there is one; control networks have none."""
+        if row["status"] != "ok" or str(row.get("weights")) != "pretrained":
+            return row
+        found = self._card(row["generator"]) if self.detector is None else self._measured(row["generator"])
+        return {**row, **found}
+
+    @staticmethod
+    def _card(generator: str) -> Row:
+        try:
+            frechet = generators.card(generator)["frechet"]
+        except (generators.UnknownNameError, KeyError):
+            return {}
+        return dict(frechet=frechet["value"], detector=frechet["detector"], frechet_samples=frechet["samples"])
+
+    def _measured(self, generator: str) -> Row:
+        from ..frechet import measure
+
+        if generator not in self.known:
+            built = generators.load(generator)
+            if built.driven_by == "images":     # draws nothing by itself
+                return {}
+            self.known[generator] = measure(built, self.detector)
+            write_text_atomically(self.path, json.dumps(self.known, indent=2) + "\n")
+        found = self.known[generator]
+        return dict(frechet=found["value"], detector=found["detector"], frechet_samples=found["samples"])

@@ -1,0 +1,82 @@
+"""Study 6: is LoRA the right instrument? Skill, speed and memory of every method on the same pairs: the paper's Table 4."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._page import count, table
+from ._plots import dots
+from ._points import Point, points, values
+from ._registry import register_study
+
+_ORDER = ("lora", "linear", "full", "offset", "pixels", "token", "prompt")
+_EVERYWHERE, _TEXT = _ORDER[:5], _ORDER[5:]
+_GENERATORS = ("stylegan2-scenes", "vqgan-scenes", "sd-scenes")
+
+
+class Methods(Study):
+    name = "methods"
+    question = "is a LoRA the right instrument, beside a linear probe, full fine-tuning and others?"
+    finding = (f"The paper sets LoRA beside a linear probe on frozen features and full fine-tuning ({PAPER}, Table 4), and "
+               "prefers it: better than the one, at a small part of the parameters of the other.")
+    rule = ("for every generator and intrinsic, LoRA's interval lies wholly above the linear probe's; a linear probe below "
+            "the average picture was not trained long enough and does not count.")
+    isolated = True
+
+    def cells(self, small: bool) -> list[Cell]:
+        if small:
+            return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", method=m, **SMALL)) for m in _EVERYWHERE]
+        return [Cell(dict(generator=g, intrinsic=i, method=m)) for g in _GENERATORS for i in ("normal", "depth")
+                for m in (_ORDER if g.startswith("sd-") else _EVERYWHERE)]
+
+    def plot(self, rows: Sequence[Row]) -> bytes:
+        panels = {}
+        for generator in values(rows, "generator", _GENERATORS):
+            entries: dict[str, dict[str, Point]] = {}
+            for intrinsic, found in _methods(rows, generator).items():
+                for p in found:
+                    entries.setdefault(p.at["method"], {})[intrinsic] = p
+            panels[generator] = sorted(entries.items(), key=lambda item: _place(item[0]))
+        return dots(panels)
+
+    def verdict(self, rows: Sequence[Row]) -> Verdict:
+        held, lost = [], []
+        for generator in values(rows, "generator", _GENERATORS):
+            for intrinsic, found in _methods(rows, generator).items():
+                at = {p.at["method"]: p for p in found}
+                # One that is worse than the average picture was not trained long enough to be compared with.
+                if "lora" in at and "linear" in at and at["linear"].value > 0:
+                    lora, linear, full = at["lora"], at["linear"], at.get("full")
+                    line = f"{intrinsic} of {generator}: LoRA {lora}, linear {linear}" + (f", full {full}" if full else "")
+                    (held if lora.low > linear.high else lost).append(line)
+        if not held and not lost:
+            return Verdict("not testable here", "no generator has both a LoRA and a linear probe that is better than the "
+                           "average picture.")
+        if lost:
+            return Verdict("not reproduced", "; ".join(lost) + ".")
+        return Verdict("reproduced", "; ".join(held) + ".")
+
+    def tables(self, rows: Sequence[Row]) -> str:
+        lines = []
+        for generator in values(rows, "generator", _GENERATORS):
+            for intrinsic, found in _methods(rows, generator).items():
+                for p in sorted(found, key=lambda p: _place(p.at["method"])):
+                    speed, memory = p.median("steps_per_second"), p.median("peak_memory_mib")
+                    lines.append((generator, intrinsic, p.at["method"], count(p.median("parameters")), p,
+                                  None if speed is None else f"{speed:.3g}", None if memory is None else f"{memory:,.0f}"))
+        return "\n\n".join([
+            table(["generator", "intrinsic", "method", "parameters", "skill", "steps/s", "peak MiB"], lines),
+            "Every fit ran in a process of its own; its peak memory has the libraries in it. `pixels` sees the drawn picture "
+            "only and has as many parameters as the LoRA: what it reaches, the picture shows."])
+
+
+def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
+    own = [r for r in rows if r["generator"] == generator]
+    return {i: points([r for r in own if r["intrinsic"] == i], "method") for i in values(own, "intrinsic", ("normal", "depth"))}
+
+
+def _place(method: str) -> int:
+    return _ORDER.index(method) if method in _ORDER else len(_ORDER)
+
+
+register_study(Methods())

@@ -1,0 +1,89 @@
+"""Study 2: what is left of a skill above networks that were never trained, and above what latent and picture give away?"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._page import table
+from ._plots import INTRINSICS, dots
+from ._points import Point, points, two, values
+from ._registry import register_study
+
+_BEST = ("stylegan2-scenes", "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
+_CLOSED = ("latent", "rgb")
+_GEOMETRY = ("normal", "depth")         # of albedo and shading the picture shows too much
+
+
+class Random(Study):
+    name = "random"
+    question = "does an untrained network, adapted the same way, emit intrinsics too?"
+    finding = (f"No: the same LoRA on a randomly initialised network fails to recover them ({PAPER}, control experiments; "
+               "shown for the U-Net of Stable Diffusion).")
+    rule = ("for normals and depth, the trained generator's interval lies wholly above those of its random and its crossed "
+            "control, for every generator.")
+    tags = ("network",)
+
+    def cells(self, small: bool) -> list[Cell]:
+        generators = _BEST[:1] if small else _BEST
+        budget = dict(SMALL) if small else {}
+        cells = []
+        for name in generators:
+            # Where images come from outside, the crossed network is the random one.
+            for network in ("pretrained", "random", *(("crossed",) if not name.startswith("sd-") else ())):
+                controls = list(_CLOSED) if network == "pretrained" else []
+                cells += [Cell(dict(generator=name, intrinsic=intrinsic, weights=network, controls=controls, **budget),
+                               dict(network=network)) for intrinsic in (("normal", "albedo") if small else INTRINSICS)]
+        return cells
+
+    def plot(self, rows: Sequence[Row]) -> bytes:
+        panels: dict[str, list] = {}
+        for (generator, intrinsic), marks in _settings(rows).items():
+            named = {"trained": marks.get("pretrained"), **{n: marks.get(n) for n in ("random", "crossed", *_CLOSED)}}
+            panels.setdefault(generator, []).append((intrinsic, {n: m for n, m in named.items() if m is not None}))
+        return dots(panels)
+
+    def verdict(self, rows: Sequence[Row]) -> Verdict:
+        held, failed, best = [], [], []
+        for (generator, intrinsic), marks in _settings(rows).items():
+            rivals = [marks[n] for n in ("random", "crossed") if n in marks]
+            if intrinsic in _GEOMETRY and "pretrained" in marks and rivals:
+                above = marks["pretrained"].low - max(p.high for p in rivals)
+                best.append(max(p.value for p in rivals))
+                (held if above > 0 else failed).append(f"{intrinsic} of {generator}")
+        if not held and not failed:
+            return Verdict("not testable here", "no generator has both its own skill and that of an untrained network.")
+        if failed:
+            return Verdict("not reproduced", f"An untrained network comes as far as the trained one on {', '.join(failed)}"
+                           + (f"; not so on {', '.join(held)}." if held else "."))
+        return Verdict("reproduced", f"The trained network is above every untrained one on {', '.join(held)}. The best "
+                       f"untrained one reaches {two(max(best))}; what is left above all controls is in the table.")
+
+    def tables(self, rows: Sequence[Row]) -> str:
+        lines = []
+        for (generator, intrinsic), marks in _settings(rows).items():
+            own = marks.get("pretrained")
+            bar = max([0.0, *(m.value if isinstance(m, Point) else m for n, m in marks.items() if n != "pretrained")])
+            left = None if own is None else own.value - bar
+            lines.append([generator, intrinsic, own, marks.get("random"), marks.get("crossed"), marks.get("latent"),
+                          marks.get("rgb"), left])
+        return "\n\n".join([
+            table(["generator", "intrinsic", "trained", "random", "crossed", "latent", "rgb", "left above all"], lines),
+            "`random`: fresh weights, its own images. `crossed`: the trained generator's latents and targets, a fresh network "
+            "behind them. `latent`: ridge regression from the latent code. `rgb`: an affine map of the picture's own colours. "
+            "*Left above all*: the trained skill less the best of these and of the average picture (0)."])
+
+
+def _settings(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Point | float]]:
+    """{(generator, intrinsic): {network or closed-form control: skill}}."""
+    found: dict[tuple[str, str], dict[str, Point | float]] = {}
+    for intrinsic in values(rows, "intrinsic", INTRINSICS):
+        own = [r for r in rows if r["intrinsic"] == intrinsic]
+        for p in points(own, "generator", "network"):
+            marks = found.setdefault((p.at["generator"], intrinsic), {})
+            marks[p.at["network"]] = p
+            if p.at["network"] == "pretrained":
+                marks |= {n: v for n in _CLOSED if (v := p.median(f"control_{n}")) is not None}
+    return dict(sorted(found.items(), key=lambda item: (_BEST + (item[0][0],)).index(item[0][0])))
+
+
+register_study(Random())

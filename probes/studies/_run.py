@@ -1,0 +1,171 @@
+"""`probes.study`: runs what is missing of a study, one safe row at a time, and writes its plot and its page."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from generators._names import unknown
+
+from .._files import write_bytes_atomically, write_text_atomically
+from .._run_folder import claimed
+from ._base import Cell, Row, Study, StudyError, Verdict, finished
+from ._distances import CARD, Distances
+from ._engines import Engine, get_engine
+from ._folder import Folder, open_folder
+from ._progress import Progress
+from ._registry import get_study
+from ._work import Work
+
+_OWN = ("out", "device", "quiet", "seed", "overwrite", "generator", "intrinsic")        # what a study itself says of a fit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study left behind.
+
+    Args:
+        folder: rows.csv, plot.png, README.md
+        rows: every row of it, the failed ones too
+        verdict: on the paper's finding
+        missing: cells of the grid asked for that have no row yet
+    """
+
+    folder: Path
+    rows: list[Row]
+    verdict: Verdict
+    missing: int
+
+    @property
+    def failed(self) -> list[Row]:
+        return [r for r in self.rows if r["status"] != "ok"]
+
+
+def study(name: str | Study, out: str | Path | None = None, small: bool = False, engine: str | Engine = "sequential",
+          address: str | None = None, only: str | Sequence[str] | None = None, seeds: int | None = None,
+          plot_only: bool = False, retry: bool = False, keep: bool = False, options: Mapping[str, Any] | None = None,
+          detector: str = CARD, device: str = "auto", quiet: bool = False) -> Outcome:
+    """Runs a study: every fit of its grid that has no row yet, then its plot and its page from the rows.
+
+    A study that was interrupted, or killed, goes on with the same call: rows that are there stay, the fit that was under way
+    is taken up.
+
+    Args:
+        name: from `probes list studies`
+        out: its folder; studies/NAME by default, studies/NAME-small of a small one
+        small: a grid of minutes, for a first look; its verdict is about as good as that
+        engine: who runs the fits; sequential: one after the other
+        address: of a cluster, for engines that use one
+        only: cells to run, "generator=vqgan-scenes,intrinsic=normal": values of one name add up, names narrow down
+        seeds: of every cell; by default what the study says, 3, or 1 of a small one
+        plot_only: run nothing, make plot and page anew
+        retry: run again what failed
+        keep: keep the run folders of the fits, in OUT/fits
+        options: further arguments of `probes.fit` for every cell, such as {"steps": 500}
+        detector: of the Fréchet distances: card, what the generators' cards say, or one from `probes.frechet.detectors()`
+        device: cpu, cuda or auto
+        quiet: print nothing
+
+    Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
+    else, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
+    """
+    chosen = get_study(name)
+    options = dict(options or {})
+    if own := sorted(set(options) & set(_OWN)):
+        raise StudyError(f"options: {', '.join(own)} of a fit is the study's own to say; choose cells with only, and how many "
+                         "seeds with seeds")
+    folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
+    wanted = grid(chosen, small, only, seeds, options)
+    runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated)
+    if plot_only and not (folder / "rows.csv").exists():
+        raise StudyError(f"plot_only: {folder} has no rows yet; run the study first, without plot_only")
+    with claimed(folder):
+        opened = open_folder(folder, chosen, dict(small=small, options=options, detector=detector))
+        if not plot_only:
+            _run(opened, wanted, runner, retry, keep, Distances(folder, detector), device, quiet)
+        rows = opened.rows()
+        verdict = write_page(opened, rows)
+    there = {r["key"] for r in rows}
+    return Outcome(folder, rows, verdict, sum(cell.key not in there for cell in wanted))
+
+
+def grid(study: Study, small: bool = False, only: str | Sequence[str] | None = None, seeds: int | None = None,
+         options: Mapping[str, Any] | None = None) -> list[Cell]:
+    """The cells of a study with their seeds, those that `only` names. Raises StudyError where none is left."""
+    seeds = study.seeds[0 if small else 1] if seeds is None else seeds
+    if seeds < 1:
+        raise StudyError(f"seeds: expected at least 1, got {seeds}")
+    cells = [cell.with_options(options or {}).at_seed(seed) for seed in range(seeds) for cell in study.cells(small)]
+    if not cells:
+        raise StudyError(f"study: {study.name} has no cells {'in its small grid' if small else ''}; nothing to run")
+    if len({cell.key for cell in cells}) < len(cells):
+        raise StudyError(f"study: {study.name} asks for the same fit twice; give its cells tags that tell them apart, or "
+                         "leave out of options what the grid varies")
+    chosen = [cell for cell in cells if _named(cell, _wishes(only, cells))]
+    if not chosen:
+        raise StudyError(f"only: none of the {len(cells)} cells of {study.name} has {only!r}; {_offer(cells)}")
+    return chosen
+
+
+def _wishes(only: str | Sequence[str] | None, cells: Sequence[Cell]) -> dict[str, set[str]]:
+    parts = [part.strip() for text in ([only] if isinstance(only, str) else only or []) for part in text.split(",")]
+    known, wishes = list(dict.fromkeys(name for cell in cells for name in cell.labels)), {}
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise StudyError(f"only: expected NAME=VALUE, got {part!r}; {_offer(cells)}")
+        if name not in known:
+            raise unknown("only", name, known)
+        wishes.setdefault(name, set()).add(value)
+    return wishes
+
+
+def _named(cell: Cell, wishes: Mapping[str, set[str]]) -> bool:
+    return all(str(cell.labels.get(name)) in values for name, values in wishes.items())
+
+
+def _offer(cells: Sequence[Cell]) -> str:
+    """What `only` can tell apart."""
+    found: dict[str, dict] = {}
+    for cell in cells:
+        for name, value in cell.labels.items():
+            found.setdefault(name, {})[str(value)] = None
+    told = [f"{name}={'|'.join(values)}" for name, values in found.items() if len(values) > 1]
+    return "it knows " + "; ".join(told) if told else "its cells are all alike, so leave it out"
+
+
+def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, distances: Distances, device: str,
+         quiet: bool) -> None:
+    work, rows = Work(folder.study.name, folder.fits, device), folder.rows()
+    if retry:
+        again = {cell.key for cell in cells} & {r["key"] for r in rows if r["status"] != "ok"}
+        for key in again:
+            work.clear(key)
+        if again:
+            folder.rewrite(rows := [r for r in rows if r["key"] not in again])
+    there = {r["key"] for r in rows}
+    if not keep:
+        for key in there:               # a kill may come between a row and the end of its run folder
+            work.clear(key)
+    missing = [cell for cell in cells if cell.key not in there]
+    with Progress(folder.study.name, missing, len(cells), rows, quiet) as progress:
+        for row in engine.run(missing, work):
+            if row["key"] in there:         # an engine that retries may be told twice
+                continue
+            folder.append(distances.beside(row))
+            there.add(row["key"])
+            if not keep:
+                work.clear(row["key"])
+            progress.done(row)
+    if not keep and folder.fits.exists() and not any(folder.fits.iterdir()):
+        folder.fits.rmdir()
+
+
+def write_page(folder: Folder, rows: Sequence[Row]) -> Verdict:
+    """plot.png and README.md of whatever rows there are; returns the verdict."""
+    done, study = finished(rows), folder.study
+    if done:
+        write_bytes_atomically(folder.path / "plot.png", study.plot(done))
+    write_text_atomically(folder.path / "README.md", study.page(rows))
+    return study.verdict(done) if done else Verdict("not testable here", "no fit is finished yet.")

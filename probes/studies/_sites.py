@@ -1,0 +1,80 @@
+"""Study 5: where does the adapter have to sit? Skill by the set of sites."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._page import count, table
+from ._plots import dots
+from ._points import Point, points, values
+from ._registry import register_study
+
+_AFFINE = ("affine", "affine-convs", *(f"affine@{r}" for r in (4, 8, 16, 32, 64)))
+_SCOPES = {"stylegan2-scenes": _AFFINE, "vqgan-scenes": ("decoder-attention", "decoder"),
+           "sd-scenes": ("all", "self", "cross", "down", "mid", "up")}
+_PAPERS = {"stylegan2-scenes": "affine", "vqgan-scenes": "decoder-attention", "sd-scenes": "all"}
+
+
+class Sites(Study):
+    name = "sites"
+    question = "where does the adapter have to sit?"
+    finding = ("The paper adapts all affine layers of a StyleGAN, the decoder's attention of a VQGAN, and self- and "
+               f"cross-attention of Stable Diffusion's U-Net ({PAPER}, section 3).")
+    rule = ("of every generator with at least three scopes, no other scope's interval lies wholly above that of the paper's, "
+            "on any intrinsic.")
+
+    def cells(self, small: bool) -> list[Cell]:
+        if small:
+            return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", scope=s, **SMALL))
+                    for s in ("affine", "affine-convs", "affine@8", "affine@32", "affine@64")]
+        return [Cell(dict(generator=g, intrinsic=i, scope=s)) for g, scopes in _SCOPES.items() for i in ("normal", "depth")
+                for s in scopes]
+
+    def plot(self, rows: Sequence[Row]) -> bytes:
+        panels = {}
+        for generator in values(rows, "generator", tuple(_SCOPES)):
+            entries: dict[str, dict[str, Point]] = {}
+            for intrinsic, found in _scopes(rows, generator).items():
+                for p in found:
+                    entries.setdefault(p.at["scope"], {})[intrinsic] = p
+            ordered = sorted(entries.items(), key=lambda item: _place(generator, item[0]))
+            panels[generator] = [(f"{s} (paper)" if s == _PAPERS.get(generator) else s, m) for s, m in ordered]
+        return dots(panels)
+
+    def verdict(self, rows: Sequence[Row]) -> Verdict:
+        held, better = [], []
+        for generator in values(rows, "generator", tuple(_SCOPES)):
+            for intrinsic, found in _scopes(rows, generator).items():
+                at = {p.at["scope"]: p for p in found}
+                own = at.pop(_PAPERS.get(generator), None)
+                if own is None or len(at) < 2:
+                    continue
+                above = [f"{s} {p}" for s, p in at.items() if p.low > own.high]
+                line = f"{intrinsic} of {generator} {own}"
+                better.append(f"{line}, against {', '.join(above)}") if above else held.append(line)
+        if not held and not better:
+            return Verdict("not testable here", "no generator has the paper's scope and at least two others.")
+        if better:
+            return Verdict("not reproduced", "Other sites do better: " + "; ".join(better) + ".")
+        return Verdict("reproduced", "No other set of sites does clearly better: " + "; ".join(held) + ".")
+
+    def tables(self, rows: Sequence[Row]) -> str:
+        lines = []
+        for generator in values(rows, "generator", tuple(_SCOPES)):
+            for intrinsic, found in _scopes(rows, generator).items():
+                lines += [(generator, intrinsic, p.at["scope"], count(p.median("parameters")), p)
+                          for p in sorted(found, key=lambda p: _place(generator, p.at["scope"]))]
+        return table(["generator", "intrinsic", "scope", "parameters", "skill"], lines)
+
+
+def _scopes(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
+    own = [r for r in rows if r["generator"] == generator]
+    return {i: points([r for r in own if r["intrinsic"] == i], "scope") for i in values(own, "intrinsic", ("normal", "depth"))}
+
+
+def _place(generator: str, scope: str) -> int:
+    known = _SCOPES.get(generator, ())
+    return known.index(scope) if scope in known else len(known)
+
+
+register_study(Sites())

@@ -1,0 +1,372 @@
+"""The engine of studies: only what is missing runs, and whatever ends it, no row is lost and none is there twice."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probes import DivergedError, OutputError
+from probes.studies import Cell, Study, StudyError, Verdict, _work, get_study, grid, points, studies, study
+from probes.studies._engines import ENGINES, Engine, Sequential
+from probes.studies._folder import TIMING, Folder, columns, open_folder
+from probes.studies._page import count, table
+from probes.studies._progress import Progress
+from probes.studies._work import Work
+
+
+class Toy(Study):
+    """Four fits, told apart by their rank."""
+
+    name, question, finding, rule, tags = "toy", "does it run?", "It does.", "it ran.", ("colour",)
+    seeds = (1, 2)
+
+    def cells(self, small):
+        return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", rank=r), dict(colour="red" if r < 3 else "blue"))
+                for r in ((1, 2) if small else (1, 2, 3, 4))]
+
+    def plot(self, rows):
+        return b"plot of %d" % len(rows)
+
+    def tables(self, rows):
+        return table(["rank", "skill"], [(p.at["rank"], p) for p in points(rows, "rank")])
+
+    def verdict(self, rows):
+        return Verdict("reproduced", f"{len(rows)} rows.")
+
+
+TOY = Toy()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Which ranks and seeds were fitted, by a fit that takes no time; `asked.bad` fail."""
+    class Asked(list):
+        bad = {}
+
+    calls = Asked()
+
+    def score(cell, place, device):
+        Path(place).mkdir(parents=True)
+        rank, seed = cell.fit["rank"], cell.fit["seed"]
+        calls.append((rank, seed))
+        if error := calls.bad.get((rank, seed)):
+            raise error
+        return dict(family="stylegan2", weights="pretrained", skill=rank / 10, skill_low=0.0, skill_high=1.0,
+                    rank=rank, seed=seed, seconds=0.5)
+
+    monkeypatch.setattr(_work, "score", score)
+    return calls
+
+
+def lines(folder):
+    return (folder / "rows.csv").read_bytes().splitlines(keepends=True)
+
+
+def test_every_cell_is_one_row_and_only_what_is_missing_runs(asked, tmp_path):
+    done = study(TOY, tmp_path, only="colour=red", quiet=True)
+    assert asked == [(1, 0), (2, 0), (1, 1), (2, 1)] and done.missing == 0 and not done.failed
+    first = lines(tmp_path)
+    done = study(TOY, tmp_path, quiet=True)
+    assert sorted(asked[4:]) == [(3, 0), (3, 1), (4, 0), (4, 1)] and len(done.rows) == 8
+    assert lines(tmp_path)[:5] == first and len({r["key"] for r in done.rows}) == 8
+    assert not (tmp_path / "fits").exists()
+    row = next(r for r in done.rows if (r["rank"], r["seed"]) == (4, 1))
+    assert row["skill"] == 0.4 and row["colour"] == "blue" and row["status"] == "ok" and row["level"] == "final"
+    assert row["frechet"] == pytest.approx(16.5093) and row["frechet_samples"] == 2500 and row["wall_seconds"] >= 0
+    assert (tmp_path / "plot.png").read_bytes() == b"plot of 8"
+    page = (tmp_path / "README.md").read_text()
+    assert "**Verdict here: reproduced.** 8 rows." in page and "| 4 | 0.40 [0.00, 1.00] |" in page
+    assert json.loads((tmp_path / "study.json").read_text())["version"] == 1
+
+
+def test_seeds_small_and_keep(asked, tmp_path):
+    study(TOY, tmp_path / "a", small=True, seeds=3, keep=True, quiet=True)
+    assert sorted(asked) == [(r, s) for r in (1, 2) for s in range(3)]
+    assert len(list((tmp_path / "a" / "fits").iterdir())) == 6
+    with pytest.raises(StudyError, match="seeds: expected at least 1, got 0"):
+        study(TOY, tmp_path / "b", seeds=0)
+
+
+def test_a_torn_last_line_is_dropped_and_its_fit_runs_again(asked, tmp_path):
+    whole = study(TOY, tmp_path, small=True, quiet=True).rows
+    text = (tmp_path / "rows.csv").read_bytes()
+    (tmp_path / "rows.csv").write_bytes(text[:-7])
+    again = study(TOY, tmp_path, small=True, quiet=True).rows
+    assert len(asked) == 3 and [comparable(r) for r in again] == [comparable(r) for r in whole]
+    (tmp_path / "rows.csv").write_bytes(text[:5])               # within the header
+    assert len(study(TOY, tmp_path, small=True, quiet=True).rows) == 2 and len(asked) == 5
+    damaged = lines(tmp_path)
+    (tmp_path / "rows.csv").write_bytes(b"".join([damaged[0], b"a,b\n", damaged[2]]))
+    with pytest.raises(StudyError, match="line 2 of .*rows.csv is damaged; remove it"):
+        study(TOY, tmp_path, small=True, quiet=True)
+
+
+def comparable(row):
+    return {k: v for k, v in row.items() if k not in TIMING}
+
+
+def test_a_failing_cell_is_a_row_and_is_retried_on_request(asked, tmp_path):
+    asked.bad = {(2, 0): DivergedError("the loss is nan,\nat step 3")}
+    done = study(TOY, tmp_path, only="colour=red", seeds=1, quiet=True)
+    assert len(done.rows) == 2 and [r["failure"] for r in done.failed] == ["DivergedError: the loss is nan, at step 3"]
+    assert done.failed[0]["rank"] == 2 and done.failed[0]["skill"] is None and done.failed[0]["frechet"] is None
+    assert "## Failed" in (tmp_path / "README.md").read_text() and "plot of 1" in (tmp_path / "plot.png").read_text()
+    study(TOY, tmp_path, only="colour=red", seeds=1, quiet=True)
+    assert len(asked) == 2
+    asked.bad = {}
+    done = study(TOY, tmp_path, only="colour=red", seeds=1, retry=True, quiet=True)
+    assert asked[2:] == [(2, 0)] and not done.failed and len(done.rows) == 2
+    assert "## Failed" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_full_disk_stops_the_study_and_keeps_its_rows(asked, tmp_path):
+    asked.bad = {(2, 0): OutputError(28, "No space left on device", "x")}
+    with pytest.raises(OutputError, match="free some space"):
+        study(TOY, tmp_path, small=True, quiet=True)
+    assert len(lines(tmp_path)) == 2
+    asked.bad = {}
+    assert len(study(TOY, tmp_path, small=True, quiet=True).rows) == 2 and asked[-1] == (2, 0)
+
+
+def test_folders_of_another_study_version_or_request_are_refused(asked, tmp_path, monkeypatch):
+    study(TOY, tmp_path, small=True, quiet=True)
+    before = (tmp_path / "rows.csv").read_bytes()
+    for change, words in ((dict(small=False), "another small .True then, False now."),
+                          (dict(small=True, options={"steps": 5}), "another options"),
+                          (dict(small=True, detector="scenes"), "another detector")):
+        with pytest.raises(StudyError, match=words):
+            study(TOY, tmp_path, quiet=True, **change)
+    with pytest.raises(StudyError, match="holds the study 'toy', not 'rank'"):
+        study("rank", tmp_path, small=True, quiet=True)
+    monkeypatch.setattr(Toy, "version", 2)
+    with pytest.raises(StudyError, match="made by version 1 of toy, this software has version 2"):
+        study(TOY, tmp_path, small=True, quiet=True)
+    assert (tmp_path / "rows.csv").read_bytes() == before
+    (tmp_path / "study.json").write_text("[1]")
+    with pytest.raises(StudyError, match="is no study's"):
+        study(TOY, tmp_path, small=True, quiet=True)
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(StudyError, match="no study.json"):
+        study(TOY, tmp_path, small=True, quiet=True)
+
+
+def test_bad_input_is_named(asked, tmp_path):
+    for only, words in (("rank=9", r"none of the 8 cells of toy has 'rank=9'; it knows rank=1\|2\|3\|4; seed=0\|1; colour="),
+                        ("rnk=1", "did you mean 'rank'"), ("rank", "expected NAME=VALUE"), ("", "expected NAME=VALUE, got ''")):
+        with pytest.raises(ValueError, match=words):
+            study(TOY, tmp_path, only=only)
+    with pytest.raises(ValueError, match="did you mean 'teacher-truth'"):
+        study("teacher-truht", tmp_path)
+    with pytest.raises(ValueError, match="engine: unknown name 'rai'"):
+        study(TOY, tmp_path, engine="rai")
+    with pytest.raises(ValueError, match="address: .* the engine is sequential"):
+        study(TOY, tmp_path, address="10.0.0.1:6379")
+    with pytest.raises(StudyError, match="options: out, seed of a fit is the study's own"):
+        study(TOY, tmp_path, options=dict(out="x", seed=1))
+    with pytest.raises(StudyError, match="no rows yet"):
+        study(TOY, tmp_path, plot_only=True)
+    with pytest.raises(StudyError, match="asks for the same fit twice"):
+        study(TOY, tmp_path, options=dict(rank=5))
+    with pytest.raises(StudyError, match="toy has no cells in its small grid"):
+        grid(type("Empty", (Toy,), dict(cells=lambda self, small: []))(), True)
+    with pytest.raises(ValueError, match="detector: unknown name 'incption'; did you mean 'inception'"):
+        study(TOY, tmp_path / "new", detector="incption")
+    assert not asked and not (tmp_path / "study.json").exists()
+
+
+def test_only_adds_up_within_a_name_and_narrows_between_names():
+    def ranks(only):
+        return [c.fit["rank"] for c in grid(TOY, only=only, seeds=1)]
+
+    assert ranks("rank=1,rank=4") == [1, 4] and ranks("colour=blue,rank=4,rank=1") == [4] and ranks(["rank=2", "seed=0"]) == [2]
+
+
+def test_keys_are_of_what_is_asked_for():
+    a, b = Cell(dict(rank=1, steps=5), dict(x=1)), Cell(dict(steps=5, rank=1), dict(x=1))
+    assert a.key == b.key and len(a.key) == 64 and a.key != Cell(dict(rank=1, steps=5), dict(x=2)).key != a.at_seed(0).key
+    assert Cell(dict(weights="random")).at_seed(3).fit == dict(weights="random:3", seed=3)
+    mode = Cell(dict(generator_options=dict(mode="multi", steps=5)))
+    merged = mode.with_options(dict(generator_options=dict(steps=2), rank=1))
+    assert merged.fit == dict(generator_options=dict(mode="multi", steps=2), rank=1)
+    assert Cell(dict(method="prompt")).with_options(dict(steps=5, samples=9)).fit == dict(method="prompt", samples=9)
+    assert {c.fit.get("steps") for c in grid(get_study("methods"), options=dict(steps=5)) if c.fit["method"] != "prompt"} == {5}
+
+
+def test_plot_only_runs_nothing(asked, tmp_path):
+    study(TOY, tmp_path, small=True, quiet=True)
+    (tmp_path / "plot.png").unlink()
+    done = study(TOY, tmp_path, small=True, seeds=2, plot_only=True, quiet=True)
+    assert len(asked) == 2 and (tmp_path / "plot.png").exists() and done.missing == 2
+
+
+def test_an_engine_may_give_rows_in_any_order_and_twice(asked, tmp_path):
+    class Backwards(Engine):
+        def run(self, cells, work):
+            for cell in reversed(cells):
+                yield from [work(cell)] * 2
+
+    done = study(TOY, tmp_path, engine=Backwards(), quiet=True)
+    straight = study(TOY, tmp_path / "straight", quiet=True)
+    assert len(done.rows) == 8
+    order = {r["key"]: comparable(r) for r in done.rows}
+    assert order == {r["key"]: comparable(r) for r in straight.rows}
+    for name in ("README.md", "plot.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert set(ENGINES) >= {"sequential"}
+
+
+def test_values_survive_the_file(tmp_path):
+    folder = open_folder(tmp_path, TOY, {})
+    row = {**dict.fromkeys(columns(TOY)), "key": "0" * 64, "status": "failed", "failure": 'a, "b"\nc', "skill": 0.1 + 0.2,
+           "rank": 8, "colour": "1e5x", "versions": "3"}
+    folder.append(row)
+    folder.append({**row, "key": "1" * 64, "failure": None})
+    back = Folder(tmp_path, TOY).rows()
+    assert back[0] == {**row, "failure": 'a, "b" c'} and back[1]["failure"] is None and back[1]["versions"] == "3"
+
+
+def test_time_left_is_of_fits_alike():
+    cells = [c.at_seed(0) for c in TOY.cells(False)] + [Cell(dict(generator="sd-scenes", method="full"))]
+    about = dict(key="a", generator="stylegan2-scenes@16k", method="lora", status="ok")
+    rows = [dict(about, wall_seconds=s) for s in (10.0, 12.0, 90.0)]
+    progress = Progress("toy", cells, 8, rows, quiet=True)
+    assert progress.left == pytest.approx(5 * 12)               # of the last nothing alike is known: the median of all
+    progress.done(dict(key=cells[-1].key, generator="sd-scenes", method="full", wall_seconds=100.0, status="ok"))
+    assert progress.left == pytest.approx(4 * 12) and progress.note == "48 s left"
+    progress.done(dict(key=cells[0].key, generator="stylegan2-scenes", method="lora", wall_seconds=1.0, status="failed"))
+    assert progress.note == "36 s left · 1 failed" and Progress("toy", cells, 8, []).left is None
+
+
+class Hard(Work):
+    """Work that goes wrong, in the ways a process can."""
+
+    def __call__(self, cell):
+        if cell.fit["rank"] == 1:
+            os._exit(9)
+        if cell.fit["rank"] == 2:
+            raise OutputError(28, "No space left on device", "x")
+        if cell.fit["rank"] == 3:
+            (self.fits / "pid").write_text(str(os.getpid()))
+            time.sleep(60)
+        return dict(pid=os.getpid())
+
+
+@pytest.mark.slow
+def test_a_fit_in_a_process_of_its_own_may_crash(tmp_path):
+    crash, full, _, good = (cell.at_seed(0) for cell in TOY.cells(False))
+    (row,) = Sequential(isolated=True).run([crash], Hard("toy", tmp_path))
+    assert row["status"] == "failed" and "ended with 9" in row["failure"] and row["key"] == crash.key and row["seed"] == 0
+    (row,) = Sequential(isolated=True).run([good], Hard("toy", tmp_path))
+    assert row["pid"] != os.getpid()
+    with pytest.raises(OutputError, match="free some space"):
+        list(Sequential(isolated=True).run([full], Hard("toy", tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_does_not_outlive_the_study(tmp_path):
+    here = Path(__file__).parent
+    script = (f"import sys; sys.path.insert(0, {str(here)!r})\nfrom pathlib import Path\nfrom test_studies import *\n"
+              f"if __name__ == '__main__':\n"
+              f"    cell = TOY.cells(False)[2].at_seed(0)\n"
+              f"    list(Sequential(isolated=True).run([cell], Hard('toy', Path({str(tmp_path)!r}))))\n")
+    (tmp_path / "run.py").write_text(script)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], cwd=here.parent,
+                               env={**os.environ, "PYTHONPATH": f"{here.parent}:{here}"})
+    began = time.monotonic()
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None and time.monotonic() - began < 120
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    child = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child goes on without its parent")
+
+
+def test_grids_are_whole():
+    assert set(studies()) >= {"fid", "random", "rank", "labels", "sites", "methods", "steps", "teacher-truth"}
+    fid = grid(get_study("fid"))
+    assert len({c.fit["generator"] for c in fid}) >= 12 and len(fid) % (4 * 3) == 0
+    assert {c.fit["rank"] for c in grid(get_study("rank"))} == {1, 2, 4, 8, 16, 32, 64}
+    assert {c.fit["samples"] for c in grid(get_study("labels"))} >= {50, 250, 16000}
+    assert get_study("methods").isolated
+    for one in studies().values():
+        small = grid(one, True)
+        assert 3 <= len(small) <= 8 and all(c.fit["steps"] <= 150 for c in small), one.name
+        assert not set(columns(one)[:4]) & set(one.tags) and len(columns(one)) == len(set(columns(one)))
+
+
+def test_numbers_as_people_read_them():
+    assert [count(v) for v in (None, 2, 25600, 1127535)] == ["–", "2", "25.6k", "1.13M"]
+    assert table(["a"], [(-0.5,), ("x|y",), (None,)]).splitlines()[2:] == ["| −0.50 |", "| x\\|y |", "| – |"]
+
+
+TINY = dict(samples=12, steps=40, batch=2, evaluate=6, controls=["rgb"])
+SCRIPT = f"""
+import sys
+from probes.studies import study
+study("rank", sys.argv[1], small=True, only="rank=1,rank=2", options={TINY}, quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_in_the_rows_of_one_that_was_not(tmp_path):
+    """Killed outright when its first row is there, within the second fit; nothing of a real fit is replaced here."""
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed)], cwd=Path(__file__).parents[1])
+    began = time.monotonic()
+    while not (killed / "rows.csv").exists() or len(lines(killed)) < 2 or not any((killed / "fits").iterdir()):
+        assert process.poll() is None and time.monotonic() - began < 120
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(lines(killed)) == 2 and not (killed / "README.md").exists()
+    kept = lines(killed)[1]
+    ended = study("rank", killed, small=True, only="rank=1,rank=2", options=TINY, quiet=True)
+    whole = study("rank", straight, small=True, only=["rank=1", "rank=2"], options=TINY, quiet=True)
+    assert lines(killed)[1] == kept and not (killed / "fits").exists()
+    assert [comparable(r) for r in ended.rows] == [comparable(r) for r in whole.rows] and not whole.failed
+    one, two = whole.rows
+    assert (one["rank"], two["rank"]) == (1, 2) and two["parameters"] == 2 * one["parameters"] == 6400
+    assert one["samples"] == 12 and one["n"] == 6 and one["control_rgb"] is not None and one["control_latent"] is None
+    assert one["skill"] == pytest.approx(1 - one["error"] / one["trivial"])
+    assert one["skill_low"] < one["skill"] < one["skill_high"] and one["error_low"] < one["error"] < one["error_high"]
+    assert one["protocol"] == "normal-per-image/1" and one["teacher"] == one["against"] == "scenes"
+    assert one["steps_per_second"] > 0 and one["peak_memory_mib"] > 100 and "torch" in one["versions"]
+    from PIL import Image
+
+    picture = Image.open(killed / "plot.png")
+    assert picture.size[0] > 700 and (killed / "README.md").read_text().count("| stylegan2-scenes | normal |") == 2
+
+
+def test_the_command_line(asked, tmp_path, capsys, monkeypatch):
+    from jsonargparse import ArgumentParser
+
+    from probes.cli._study import study as command
+    from probes.studies import _registry
+
+    monkeypatch.setitem(_registry._STUDIES, "toy", TOY)
+    parser = ArgumentParser()
+    parser.add_function_arguments(command, as_group=False, as_positional=True)
+    asked.bad = {(2, 0): ValueError("no")}
+    for arguments, said in ((["--only", "rank=1,rank=2", "--options", '{"steps": 7}'], ["1 fits, 1 failed", "1 rows."]),
+                            (["--small", "true", "--plot_only", "true"], None)):
+        parsed = parser.parse_args(["toy", "--out", str(tmp_path), "--seeds", "1", *arguments])
+        if said is None:
+            with pytest.raises(StudyError, match="another options, small"):
+                command(**parsed.as_dict())
+        else:
+            command(**parsed.as_dict())
+            out = capsys.readouterr().out
+            assert all(words in out for words in said) and f"{tmp_path}/README.md" in out
+    assert asked == [(1, 0), (2, 0)]

@@ -1,0 +1,161 @@
+"""Verdicts both ways, on rows that nobody measured; pages and plots from rows alone."""
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from study_rows import row
+
+from probes.studies import get_study, studies
+from probes.studies._base import finished
+
+FID, RANDOM, RANK, LABELS, SITES, METHODS, STEPS, TRUTH = (
+    get_study(n) for n in ("fid", "random", "rank", "labels", "sites", "methods", "steps", "teacher-truth"))
+LEVELS = {"stylegan2": (16.5, 26.0, 32.3, 47.7, 69.8, 160.4), "vqgan": (47.65, 82.1), "stable-diffusion": (56.0, 78.0)}
+
+
+def fid_rows(skill, intrinsics=("normal", "depth")):
+    return [row(FID, skill(distance, family), seed=seed, generator=f"{family}@{i}", family=family, intrinsic=intrinsic,
+                frechet=distance, detector="scenes teacher, deepest features averaged over positions", frechet_samples=2500)
+            for family, levels in LEVELS.items() for i, distance in enumerate(levels) for intrinsic in intrinsics
+            for seed in range(2)]
+
+
+def falls(distance, family):
+    return 0.8 - 0.15 * np.log10(distance) - 0.1 * (family == "vqgan")
+
+
+def test_fid_verdicts():
+    kind, reason = FID.verdict(fid_rows(falls)).kind, FID.verdict(fid_rows(falls)).reason
+    assert kind == "reproduced" and "normal ρ = −0." in reason and "(n = 10)" in reason
+    assert FID.verdict(fid_rows(lambda d, f: 0.5 + 0.01 * (d % 3))).kind == "not reproduced"
+    # Pooled it falls, since the families differ; within the only family with enough levels it rises.
+    paradox = FID.verdict(fid_rows(lambda d, f: 0.9 + d / 1e4 if f == "stylegan2" else 0.1 - d / 1e3))
+    assert paradox.kind == "not reproduced"
+    few = [r for r in fid_rows(falls) if r["family"] == "vqgan"]
+    assert FID.verdict(few).kind == "not testable here"
+    assert FID.verdict([{**r, "frechet": None} for r in fid_rows(falls)]).kind == "not testable here"
+
+
+def test_fid_tables_have_families_and_pooled():
+    text = FID.tables(fid_rows(falls)).replace("−", "-")
+    assert text.count("| all families |") == 2 and "| normal | stylegan2 | -1.00 [-1.00, -1.00] (n = 6) |" in text
+    assert "| normal | vqgan | -1.00 (n = 2) |" in text and "2500 samples" in text
+    assert text.index("stylegan2@0") < text.index("vqgan@0") < text.index("stylegan2@4")      # by distance
+
+
+def random_rows(trained=0.6, random=0.05, crossed=0.3, intrinsics=("normal", "albedo")):
+    return [row(RANDOM, skill, intrinsic=i, weights=w, network=w.partition(":")[0], generator=g,
+                **(dict(control_latent=0.17, control_rgb=0.05) if w == "pretrained" else {}))
+            for g in ("stylegan2-scenes", "vqgan-scenes") for i in intrinsics
+            for w, skill in (("pretrained", trained), ("random:0", random), ("crossed:0", crossed))]
+
+
+def test_random_verdicts_are_about_normals_and_depth():
+    assert RANDOM.verdict(random_rows()).kind == "reproduced"
+    beaten = RANDOM.verdict(random_rows(crossed=0.58))
+    assert beaten.kind == "not reproduced" and "normal of stylegan2-scenes" in beaten.reason and "albedo" not in beaten.reason
+    assert RANDOM.verdict(random_rows(intrinsics=("albedo",))).kind == "not testable here"
+    assert RANDOM.verdict([r for r in random_rows() if r["network"] == "pretrained"]).kind == "not testable here"
+    assert "| stylegan2-scenes | normal | 0.60 [0.58, 0.62] | 0.05 [0.03, 0.07] | 0.30 [0.28, 0.32] | 0.17 | 0.05 | 0.30 |" in \
+        RANDOM.tables(random_rows())
+    below = RANDOM.tables(random_rows(random=-2.2, crossed=-3.0, trained=0.3))       # the average picture is a control too
+    assert "| −2.20 [−2.22, −2.18] |" in below and "| 0.17 | 0.05 | 0.13 |" in below
+
+
+def over(study, column, skills, **given):
+    return [row(study, skill, **{column: at}, **given) for at, skill in skills.items()]
+
+
+@pytest.mark.parametrize(("study", "column", "good", "bad", "short"), [
+    (RANK, "rank", {1: 0.4, 2: 0.6, 8: 0.65, 64: 0.64}, {2: 0.5, 8: 0.65}, {8: 0.65, 16: 0.6}),
+    (LABELS, "samples", {50: 0.2, 250: 0.55, 4000: 0.6}, {250: 0.4, 4000: 0.6}, {50: 0.3, 250: 0.5})])
+def test_small_may_be_enough(study, column, good, bad, short):
+    assert study.verdict(over(study, column, good)).kind == "reproduced"
+    assert study.verdict(over(study, column, bad)).kind == "not reproduced"
+    assert study.verdict(over(study, column, short)).kind == "not testable here"
+    mixed = study.verdict(over(study, column, good) + over(study, column, bad, intrinsic="depth"))
+    assert mixed.kind == "not reproduced" and "depth" in mixed.reason and "normal" not in mixed.reason
+
+
+def test_sites_verdicts():
+    scopes = {"affine": 0.6, "affine-convs": 0.4, "affine@8": 0.61}
+    assert SITES.verdict(over(SITES, "scope", scopes)).kind == "reproduced"
+    better = SITES.verdict(over(SITES, "scope", {**scopes, "affine@8": 0.7}))
+    assert better.kind == "not reproduced" and "affine@8 0.70" in better.reason and "affine-convs" not in better.reason
+    assert SITES.verdict(over(SITES, "scope", {"affine": 0.6, "affine@8": 0.4})).kind == "not testable here"
+
+
+def test_methods_verdicts():
+    assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "linear": 0.4, "full": 0.7})).kind == "reproduced"
+    assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "linear": 0.57})).kind == "not reproduced"
+    assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "full": 0.4})).kind == "not testable here"
+    assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "linear": -0.8})).kind == "not testable here"
+    text = METHODS.tables([row(METHODS, 0.6, method="lora", parameters=25600, steps_per_second=12.345, peak_memory_mib=1234.5)])
+    assert "| stylegan2-scenes | normal | lora | 25.6k | 0.60 [0.58, 0.62] | 12.3 | 1,234 |" in text
+
+
+def step_rows(single, skills):
+    about = dict(generator="sd-scenes", family="stable-diffusion", teacher="exact", against="exact", scope="all")
+    return [row(STEPS, single, mode="single", sampling_steps=1, **about),
+            *(row(STEPS, skill, mode="multi", sampling_steps=s, guidance=g, **about) for (s, g), skill in skills.items())]
+
+
+def test_steps_verdicts():
+    grid = {(5, 1.0): 0.4, (25, 1.0): 0.45, (5, 3.0): 0.5, (25, 3.0): 0.6}
+    assert STEPS.verdict(step_rows(0.5, grid)).kind == "reproduced"
+    assert STEPS.verdict(step_rows(0.59, grid)).kind == "not reproduced"
+    assert STEPS.verdict(step_rows(0.5, {(5, 3.0): 0.9})).kind == "not testable here"
+    assert STEPS.verdict(step_rows(0.5, {**grid, (25, 3.0): -0.1})).kind == "not testable here"
+
+
+def truth_rows(taught):
+    about = dict(generator="sd-scenes", against="exact")
+    return [row(TRUTH, skill, teacher=t, intrinsic=i, **about) for i in ("normal", "depth")
+            for t, skill in (("exact", 0.45), ("scenes", taught if i == "normal" else 0.44))]
+
+
+def test_teacher_truth_verdicts():
+    assert TRUTH.verdict(truth_rows(0.41)).kind == "reproduced"
+    worse = TRUTH.verdict(truth_rows(0.3))
+    assert worse.kind == "not reproduced" and "normal" in worse.reason and "depth" not in worse.reason
+    assert TRUTH.verdict(truth_rows(0.41)[:1]).kind == "not testable here"
+    ignorant = [{**r, "skill": 0.01, "skill_low": -0.05, "skill_high": 0.06} for r in truth_rows(0.41)]
+    assert TRUTH.verdict(ignorant).kind == "not testable here"
+
+
+ROWS = {"fid": fid_rows(falls, ("normal", "depth", "albedo", "shading")), "random": random_rows(random=-3.0),
+        "rank": over(RANK, "rank", {1: 0.4, 2: 0.6, 8: 0.65}) + over(RANK, "rank", {2: 0.3, 8: 0.35}, intrinsic="depth"),
+        "labels": over(LABELS, "samples", {50: 0.2, 250: 0.55, 16000: 0.6}),
+        "sites": over(SITES, "scope", {"affine": 0.6, "affine-convs": 0.4, "affine@8": 0.61}),
+        "methods": over(METHODS, "method", {"lora": 0.6, "linear": 0.4, "full": 0.7, "unheard-of": 0.1}),
+        "steps": step_rows(0.5, {(5, 1.0): 0.4, (25, 3.0): 0.6}), "teacher-truth": truth_rows(0.41)}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_pages_and_plots_are_made_of_rows_alone(name):
+    study, rows = get_study(name), ROWS[name]
+    picture = study.plot(rows)
+    image = Image.open(io.BytesIO(picture))
+    assert 700 <= image.width <= 900 and 300 <= image.height <= 1600
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50        # something is drawn
+    page = study.page(rows)
+    verdict = study.verdict(rows)
+    assert f"**Verdict here: {verdict.kind}.** {verdict.reason}" in page and "arXiv 2311.17137" in page
+    assert "![what was measured](plot.png)" in page and f"{len(rows)} fits" in page and "None" not in page and "nan" not in page
+    assert study.page(rows[::-1]) == page and study.plot(finished(rows[::-1])) == study.plot(finished(rows))
+    assert study.plot(rows[:1])                             # of whatever there is
+    study.page(rows[:1])
+
+
+def test_a_page_of_failures_says_so():
+    failed = {**row(RANK, 0.5), "status": "failed", "skill": None, "failure": "DivergedError: the loss is nan"}
+    page = RANK.page([failed])
+    assert "not testable here.** no fit is finished yet" in page and "plot.png" not in page
+    assert "- stylegan2-scenes normal lora, seed 0: DivergedError: the loss is nan" in page and "--retry true" in page
+    many = RANK.page([dict(failed, seed=i) for i in range(14)] + ROWS["rank"])
+    assert "and 4 more, in rows.csv" in many and "5 fits, 14 failed" in many
+
+
+def test_every_study_has_rows_here():
+    assert set(ROWS) <= set(studies())
