@@ -3,10 +3,11 @@ import make_teachers
 import pytest
 
 from generators._download import OfflineError
+from probes import _depth
 from probes.teachers import _catalog
 from probes.teachers._catalog import CATALOG, PREFIXES, build, register
 
-MEANINGS = {"metric", "relative", "disparity"}
+MEANINGS = set(_depth.MEANINGS.values())
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -1,5 +1,4 @@
 """Depth networks of transformers: what goes in, what comes out, what it means, and what is refused."""
-import hashlib
 import json
 import os
 import pickle
@@ -17,9 +16,10 @@ from generators._download import OfflineError
 from generators._names import UnknownNameError
 from generators.checkpoints import CheckpointError, UnsafePickleError
 from probes.teachers import _transformers_depth as module
+from probes.teachers._depth_config import meaning_of, range_of
 from probes.teachers._network import quiet
 from probes.teachers._preparation import Preparation
-from probes.teachers._transformers_depth import TransformersDepthTeacher, from_argument, meaning_of, range_of
+from probes.teachers._transformers_depth import TransformersDepthTeacher
 from probes.teachers._zoedepth import ZoeDepthTeacher
 
 
@@ -69,9 +69,10 @@ def test_what_fits_are_told(folders):
     assert told["dinov2"] == told["glpn"] == told["zoe"] == dict(near=0.25, far=10.0)
     assert told["zoe2"] == told["pro"] == dict(encoding="log", near=0.25, far=80.0)
     assert range_of(dict(model_type="depth_anything", max_depth=80)) == (1.0, 80.0)
-    street = from_argument(f"{folders['dinov2']}?near=1&far=80")
+    street = TransformersDepthTeacher.from_argument(f"{folders['dinov2']}?near=1&far=80")
     assert street.options("depth") == dict(encoding="log", near=1.0, far=80.0) and street.options("normal") == {}
-    assert from_argument(f"{folders['relative']}?meaning=relative").options("depth") == dict(encoding="percentile")
+    relative = TransformersDepthTeacher.from_argument(f"{folders['relative']}?meaning=relative")
+    assert relative.options("depth") == dict(encoding="percentile")
 
 
 def test_what_a_configuration_means():
@@ -170,18 +171,6 @@ def test_labels_are_known_by_the_files_content(folders, tmp_path):
     assert half.fingerprint != first.fingerprint and half.label(images(), "depth").dtype == torch.float32
 
 
-def test_the_hubs_cache_names_files_by_their_content(tmp_path, monkeypatch):
-    from probes.teachers import _repository
-
-    name = "ab" * 32
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / name).write_bytes(b"gigabytes")
-    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / name)
-    assert _repository.digest(tmp_path / "model.safetensors") == name
-    (tmp_path / "config.json").write_bytes(b"{}")
-    assert _repository.digest(tmp_path / "config.json") == hashlib.sha256(b"{}").hexdigest()
-
-
 def test_a_cached_repository_needs_no_hub(folders, tmp_path, monkeypatch):
     """Laid out as huggingface_hub does, with a second weights file that nobody wants left out."""
     commit = "0123456789abcdef" * 2 + "01234567"
@@ -193,7 +182,7 @@ def test_a_cached_repository_needs_no_hub(folders, tmp_path, monkeypatch):
     (tmp_path / "models--someone--depth" / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
-    teacher = from_argument("someone/depth")
+    teacher = TransformersDepthTeacher.from_argument("someone/depth")
     assert teacher.version == commit[:12] and teacher.repository.folder == cached
     assert teacher.fingerprint == build(folders, "relative").fingerprint
 
@@ -207,9 +196,9 @@ def test_a_repository_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
     with pytest.raises(OfflineError, match=r"(?s)no route to host.*nobody/nothing-at-all/tree/main.*config.json"
                                            r".*model.safetensors.*transformers:FOLDER"):
-        from_argument("nobody/nothing-at-all")
+        TransformersDepthTeacher.from_argument("nobody/nothing-at-all")
     with pytest.raises(ValueError, match="neither a folder nor owner/model .* transformers:FOLDER"):
-        from_argument("/no/such/folder")
+        TransformersDepthTeacher.from_argument("/no/such/folder")
 
 
 class Evil:
@@ -254,7 +243,7 @@ def test_what_is_wrong_is_said(folders, tmp_path):
     with pytest.raises(CheckpointError, match="do not fill the network, head.conv3.weight is missing"):
         TransformersDepthTeacher(folder).label(images(), "depth")
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="config.json is no JSON"):
+    with pytest.raises(CheckpointError, match="config.json: not JSON"):
         TransformersDepthTeacher(folder)
     (folder / "config.json").write_text(json.dumps(dict(model_type="chmv2")))
     with pytest.raises(ValueError, match=r"does not say what its depth means; add \?meaning=metric"):
@@ -264,7 +253,7 @@ def test_what_is_wrong_is_said(folders, tmp_path):
     for wrong, kind in (("flop=1", UnknownNameError), ("meaning=depth", UnknownNameError), ("resolution=big", ValueError),
                         ("dtype=int8", UnknownNameError)):
         with pytest.raises(kind):
-            from_argument(f"{folders['relative']}?{wrong}")
+            TransformersDepthTeacher.from_argument(f"{folders['relative']}?{wrong}")
 
 
 def test_a_probe_is_fitted_to_one(folders, tmp_path):

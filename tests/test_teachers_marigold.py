@@ -9,7 +9,7 @@ import torch
 from generators._names import UnknownNameError
 from generators.checkpoints import CheckpointError
 from probes.data.colour import linear_to_srgb, srgb_to_linear
-from probes.teachers._marigold import MarigoldTeacher, from_argument
+from probes.teachers._marigold import MarigoldTeacher
 
 
 def images(n=2, height=32, width=24, seed=0):
@@ -109,14 +109,15 @@ def test_what_depth_means(folders, tmp_path):
 
 
 def test_options_come_with_the_name(folders):
-    told = from_argument(f"{folders['depth']}?steps=1&resolution=16&dtype=bfloat16")
+    told = MarigoldTeacher.from_argument(f"{folders['depth']}?steps=1&resolution=16&dtype=bfloat16")
     assert told.name == f"marigold:{folders['depth']}?steps=1&resolution=16&dtype=bfloat16"
     assert (told.steps, told.resolution, told.dtype) == (1, 16, torch.bfloat16)
     assert told.label(images(1), "depth").shape == (1, 1, 32, 24)
-    with pytest.raises(ValueError, match="steps=0, expected a positive number"):
-        from_argument(f"{folders['depth']}?steps=0")
+    for wrong in ("steps=0", "steps=1001", "resolution=4", "resolution=5000", "ensemble=0", "seed=-1"):
+        with pytest.raises(ValueError, match=f"{wrong}, expected a whole number from"):
+            MarigoldTeacher.from_argument(f"{folders['depth']}?{wrong}")
     with pytest.raises(UnknownNameError, match="step"):
-        from_argument(f"{folders['depth']}?step=1")
+        MarigoldTeacher.from_argument(f"{folders['depth']}?step=1")
 
 
 def test_what_is_refused(folders, tmp_path):
@@ -133,6 +134,15 @@ def test_what_is_refused(folders, tmp_path):
         again(_class_name="MarigoldIntrinsicsPipeline", target_properties=dict(target_names=["material"]))
     with pytest.raises(ValueError, match="declares no steps or no resolution"):
         again(default_denoising_steps=None)
+    for wrong, told in ((dict(default_denoising_steps="4"), "default_denoising_steps='4', expected a whole number"),
+                        (dict(default_processing_resolution=10**6), "resolution=1000000, expected a whole number from 8"),
+                        (dict(_class_name=["MarigoldDepthPipeline"]), "expected one of MarigoldDepthPipeline"),
+                        (dict(target_properties=dict(target_names=[1])), "expected an object with target_names"),
+                        (dict(target_properties=dict(target_names=["albedo"], albedo=3)), "say 3 of albedo, expected an obj")):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            again(**wrong)
+    with pytest.raises(CheckpointError, match="takes 8 channels and gives 4, expected 12 and 8 for 2 predicted maps"):
+        again(_class_name="MarigoldIntrinsicsPipeline", target_properties=make_teachers.APPEARANCE).label(images(1), "albedo")
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**scheduler, "_class_name": "Anything"}))
     with pytest.raises(UnknownNameError, match="Anything"):
@@ -140,3 +150,67 @@ def test_what_is_refused(folders, tmp_path):
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match=re.escape("has no unet/ weights (.safetensors)")):
         again()
+
+
+PARTS = [("unet", "_class_name", "UNet3DConditionModel"), ("vae", "_class_name", "AutoencoderTiny"),
+         ("text_encoder", "architectures", ["BertModel"])]
+
+
+@pytest.mark.parametrize("part, field, value", PARTS)
+def test_parts_of_other_classes_are_refused(tmp_path, part, field, value):
+    folder = make_teachers.marigold(tmp_path / "other")
+    config = folder / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), field: value}))
+    with pytest.raises(CheckpointError, match=f"its {part} is a {value if isinstance(value, str) else value[0]}, expected a"):
+        MarigoldTeacher(folder).label(images(1), "depth")
+
+
+def test_what_else_lies_in_a_folder_has_no_part_in_labels(folders, tmp_path):
+    """Attention to fetch, quantisation, another precision's weights and a stray index change neither labels nor network."""
+    folder = make_teachers.marigold(tmp_path / "crowded")
+    for part, more in (("text_encoder", dict(attn_implementation="someone/kernel", _attn_implementation="someone/kernel",
+                                             quantization_config=dict(quant_method="gptq"), auto_map=dict(AutoModel="a.B"))),
+                       ("unet", dict(quantization_config=dict(quant_method="gptq"), attention_type="default"))):
+        config = folder / part / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **more}))
+    shard = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    (folder / "unet" / "other.safetensors").write_bytes(shard[:-4] + b"\0\0\0\x40")
+    weights = dict(weight_map={"conv_in.weight": "other.safetensors"})
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(weights))
+    teacher = MarigoldTeacher(folder)
+    assert torch.equal(teacher.label(images(1), "depth"), MarigoldTeacher(folders["depth"]).label(images(1), "depth"))
+    assert teacher.network()["text_encoder"].config._attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("name", ["depth", "lighting"])
+def test_the_parts_are_what_diffusers_builds(folders, name):
+    import diffusers
+    import transformers
+
+    ours = MarigoldTeacher(folders[name]).network()
+    theirs = dict(unet=diffusers.UNet2DConditionModel, vae=diffusers.AutoencoderKL, text_encoder=transformers.CLIPTextModel)
+    for part, made in theirs.items():
+        wanted, found = made.from_pretrained(folders[name] / part).state_dict(), ours[part].state_dict()
+        assert wanted.keys() == found.keys() and all(torch.equal(wanted[key], found[key]) for key in wanted)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folders[name] / "unet")
+    x, text = torch.randn(1, unet.config.in_channels, 8, 8), torch.randn(1, 5, unet.config.cross_attention_dim)
+    with torch.no_grad():
+        assert torch.equal(unet(x, 7, text).sample, ours["unet"](x, 7, text).sample)
+
+
+def test_an_ensemble_of_depth_without_scipy_says_what_to_install(folders, monkeypatch):
+    from probes.teachers import _marigold
+
+    assert MarigoldTeacher(folders["depth"], ensemble=2).ensemble == 2
+    monkeypatch.setattr(_marigold, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=re.escape("ensemble=2 predictions of depth are aligned by scipy; `pip install")):
+        MarigoldTeacher(folders["depth"], ensemble=2)
+    assert MarigoldTeacher(folders["normals"], ensemble=2).ensemble == MarigoldTeacher(folders["depth"]).ensemble + 1
+
+
+def test_the_hubs_files_are_those_that_are_listed():
+    from generators._hub import TOKENIZER
+    from generators.stable_diffusion._hub import DESCRIPTIONS
+    from probes.teachers._marigold import LAYOUT
+
+    assert set(LAYOUT.needed) == set(DESCRIPTIONS) and set(TOKENIZER) < set(LAYOUT.wanted)

@@ -14,7 +14,7 @@ from generators.checkpoints import CheckpointError, UnsafePickleError
 from probes.teachers import _omnidata
 from probes.teachers._catalog import CATALOG
 from probes.teachers._dpt_hybrid import UNUSED, DPTHybrid, same_padding
-from probes.teachers._omnidata import OmnidataTeacher, from_argument, inner_size, read_omnidata
+from probes.teachers._omnidata import OmnidataTeacher, inner_size, read_omnidata
 
 GOLDEN = Path(__file__).parent / "golden" / "omnidata-normal-dpt-hybrid"
 
@@ -110,7 +110,7 @@ def test_what_a_file_holds_is_read_off_it(files, tmp_path):
     twice = [OmnidataTeacher(path, resolution=64).label(images(), "normal")
              for path in (files["normal"], tmp_path / "normal.safetensors")]
     assert torch.equal(*twice)
-    told = from_argument(f"{files['normal']}?resolution=64&dtype=bfloat16")
+    told = OmnidataTeacher.from_argument(f"{files['normal']}?resolution=64&dtype=bfloat16")
     assert told.name == f"omnidata:{files['normal']}?resolution=64&dtype=bfloat16" and told.intrinsics == ("normal",)
     assert 0 < (told.label(images(), "normal") - twice[0]).abs().mean() < 0.05
 
@@ -136,6 +136,36 @@ def test_the_published_ones_are_fetched_when_they_are_needed(files, monkeypatch)
     assert asked == ["https://zenodo.org/records/10447888/files/omnidata_dpt_normal_v2.ckpt"]
     with pytest.raises(CheckpointError, match="predicts normal, expected depth"):
         teacher.label(images(), "depth")
+
+
+def test_a_published_file_that_somebody_put_there_goes_by_its_content(files, monkeypatch, tmp_path):
+    """Before it is there, and after it was fetched, by its address: labels stay good. By hand, by what it is."""
+    monkeypatch.setenv("PROBES_CACHE", str(tmp_path))
+    monkeypatch.setattr(_omnidata, "fetch", lambda url: pytest.fail("fetched"))
+    teacher, place = OmnidataTeacher(resolution=64), _omnidata.cached_path(_omnidata.URLS["normal"])
+    before = teacher.fingerprint
+    place.parent.mkdir(parents=True)
+    place.write_bytes(files["normal"].read_bytes())
+    by_hand = teacher.fingerprint
+    label = teacher.label(images(), "normal")
+    assert torch.equal(label, OmnidataTeacher(files["normal"], resolution=64).label(images(), "normal"))
+    assert teacher.fingerprint == by_hand == OmnidataTeacher(resolution=64).fingerprint != before
+    place.write_bytes(files["depth"].read_bytes())
+    assert OmnidataTeacher(resolution=64).fingerprint not in (before, by_hand)
+    place.with_name(f"{place.name}.sha256").write_text("as fetch notes it")
+    assert OmnidataTeacher(resolution=64).fingerprint == before
+
+
+def test_names_are_good_in_any_folder(files, monkeypatch, tmp_path):
+    monkeypatch.chdir(files["normal"].parent)
+    told = OmnidataTeacher.from_argument("normal.ckpt?resolution=64")
+    assert told.name == f"omnidata:{files['normal']}?resolution=64"
+    monkeypatch.chdir(tmp_path)
+    assert OmnidataTeacher.from_argument(told.name.removeprefix("omnidata:")).fingerprint == told.fingerprint
+    assert told.label(images(1), "normal").shape == (1, 3, 48, 64)
+    for wrong in (-5, 0, 10**6):
+        with pytest.raises(ValueError, match=f"resolution={wrong}, expected a whole number from 32 to 4096"):
+            OmnidataTeacher(resolution=wrong)
 
 
 class Evil:

@@ -94,17 +94,21 @@ _MODULES = {"transformers": ("._transformers_depth", "TransformersDepthTeacher")
 def build(name: str) -> Teacher:
     """A network of the catalogue. Raises what its adapter does where the files cannot be had."""
     entry = CATALOG[name]
-    module, adapter = _MODULES[entry.kind]
-    made = getattr(import_module(module, __package__), adapter)
+    made = _adapter(entry.kind)
     if entry.kind == "omnidata":
         return made(name=name, **entry.options)
     said = dict(meaning=entry.meaning) if entry.kind == "transformers" else {}
     return made(entry.where, name=name, licence=entry.licence, source=entry.source, **said, **entry.options)
 
 
+def _adapter(kind: str) -> Any:
+    module, name = _MODULES[kind]
+    return getattr(import_module(module, __package__), name)
+
+
 def _by_argument(kind: str) -> Callable[..., Teacher]:
     def build_from(argument: str, data: Any = None) -> Teacher:
-        return import_module(_MODULES[kind][0], __package__).from_argument(argument)
+        return _adapter(kind).from_argument(argument)
 
     return build_from
 

@@ -11,30 +11,37 @@ seed, the same for every image, so that a label depends neither on the batch nor
 """
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from generators._hub import TOKENIZER
 from generators._names import unknown
 from generators.checkpoints import CheckpointError
+from generators.stable_diffusion._config import StableDiffusionConfig
+from generators.stable_diffusion._format import _check_bounds
+from generators.stable_diffusion._parts import PARTS, part_config
+from generators.stable_diffusion._read import load_network
+from generators.stable_diffusion._weights import read_part
 
 from ..data.colour import linear_to_srgb, srgb_to_linear
 from ..frames import Normals
-from ._network import NetworkTeacher, quiet, resized, split_options, unit_image, unit_normals
+from ._network import ENCODINGS, LARGEST, NetworkTeacher, located, quiet, resized, unit_image, unit_normals, whole
 from ._repository import Layout, find
 
 LAYOUT = Layout(
     needed=("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
             "scheduler/scheduler_config.json"),
-    wanted=("tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json",
-            "tokenizer/special_tokens_map.json", "tokenizer/tokenizer.json"),
-    parts=("unet", "vae", "text_encoder"))
+    wanted=(*TOKENIZER, "tokenizer/added_tokens.json"), parts=tuple(PARTS))
 PIPELINES = {"MarigoldDepthPipeline": ("depth",), "MarigoldNormalsPipeline": ("normal",), "MarigoldIntrinsicsPipeline": ()}
 SCHEDULERS = ("DDIMScheduler", "LCMScheduler")
 SETTINGS = ("prediction_type", "scale_invariant", "shift_invariant", "use_full_z_range", "target_properties",
             "default_denoising_steps", "default_processing_resolution")
+SMALLEST = 8        # pixels of the image for one of the latent
+MOST = dict(steps=1000, ensemble=100)
 WHITE = 0.99        # quantile of a map that is known up to its scale which becomes white, as with the Retinex teacher
 _FLOOR = 1 / 255
 
@@ -52,7 +59,8 @@ class MarigoldTeacher(NetworkTeacher):
         where: folder, owner/model on the hub, or its address
         steps: of denoising; by default what the model declares
         ensemble: predictions that are merged; more than one of depth needs scipy
-        resolution: of the longer side in the network; by default what the model declares
+        resolution: of the longer side in the network, as in Marigold's own settings and other than with the other teachers;
+            by default what the model declares
         seed: of the noise
         revision: branch, tag or commit on the hub
         dtype: "float32", "bfloat16" or "float16"
@@ -62,28 +70,39 @@ class MarigoldTeacher(NetworkTeacher):
     `probes.teachers._repository.find` does for a name.
     """
 
-    batch = 4
+    kind, batch = "marigold", 4
+    choices = dict(steps=int, ensemble=int, resolution=int, seed=int, revision=str, dtype=str)
 
     def __init__(self, where: str | Path, steps: int | None = None, ensemble: int = 1, resolution: int | None = None,
                  seed: int = 0, revision: str | None = None, dtype: str = "float32", name: str | None = None,
                  licence: str = "as its publisher says", source: str = "arXiv 2312.02145"):
-        for key, value in dict(steps=steps, ensemble=ensemble, resolution=resolution).items():
-            if value is not None and value < 1:
-                raise ValueError(f"teacher: {key}={value}, expected a positive number")
+        for key, value in dict(steps=steps, ensemble=ensemble).items():
+            if value is not None:
+                whole(key, value, 1, MOST[key])
+        if resolution is not None:
+            whole("resolution", resolution, SMALLEST, LARGEST)
+        whole("seed", seed, 0, 2**63 - 1 - MOST["ensemble"])
         options = dict(steps=steps, ensemble=ensemble, resolution=resolution, seed=seed)
-        super().__init__(name or f"marigold:{where}", options, dtype)
-        self.repository = find(str(where), LAYOUT, "marigold", revision)
+        super().__init__(name or f"marigold:{located(where)}", options, dtype)
+        self.repository = find(str(where), LAYOUT, self.kind, revision)
         index = self.repository.json("model_index.json")
         self.pipeline_class = index.get("_class_name")
-        if self.pipeline_class not in PIPELINES:
+        if not isinstance(self.pipeline_class, str) or self.pipeline_class not in PIPELINES:
             raise ValueError(f"teacher: {self.name} is a {str(self.pipeline_class)!r:.60}, expected one of "
                              f"{', '.join(PIPELINES)}")
-        self.settings = {key: index[key] for key in SETTINGS if key in index}
-        self.targets = _targets(self.settings.get("target_properties"))
+        self.settings = {key: index[key] for key in SETTINGS if index.get(key) is not None}
+        declared = f"{self.repository.folder / 'model_index.json'}: "
+        for key, *ends in (("default_denoising_steps", 1, MOST["steps"]), ("default_processing_resolution", SMALLEST, LARGEST)):
+            if key in self.settings:
+                whole(key, self.settings[key], *ends, declared)
+        self.targets = _targets(self.settings.get("target_properties"), declared)
         self.intrinsics = PIPELINES[self.pipeline_class] or (("albedo", "shading") if "albedo" in self.targets else ())
         if not self.intrinsics:
             named = ", ".join(self.targets) or "nothing that it names"
             raise ValueError(f"teacher: {self.name} predicts {named}, and no albedo")
+        if ensemble > 1 and "depth" in self.intrinsics and find_spec("scipy") is None:
+            raise ValueError(f"teacher: ensemble={ensemble} predictions of depth are aligned by scipy; "
+                             "`pip install 'probes[data]'`, or leave ensemble out")
         self.steps, self.ensemble, self.seed = steps, ensemble, seed
         self.resolution = resolution or self.settings.get("default_processing_resolution")
         if (steps or self.settings.get("default_denoising_steps")) is None or self.resolution is None:
@@ -98,33 +117,60 @@ class MarigoldTeacher(NetworkTeacher):
     def _load(self, which: str) -> nn.Module:
         """The parts one by one, by classes that are named here: what a folder names is not looked up."""
         import diffusers
-        import transformers
+        from transformers import CLIPTokenizer
 
         folder = self.repository.folder
-        kind = str(self.repository.json("scheduler/scheduler_config.json").get("_class_name"))
-        if kind not in SCHEDULERS:
+        stated = self.repository.json("scheduler/scheduler_config.json")
+        kind = stated.get("_class_name")
+        if not isinstance(kind, str) or kind not in SCHEDULERS:
             raise unknown("teacher: scheduler", kind, SCHEDULERS)
-        local = dict(local_files_only=True, use_safetensors=True)
+        network = self._network()
         try:
-            unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False, **local)
-            vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False, **local)
-            with quiet():
-                text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", **local)
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler", local_files_only=True)
-        except Exception as error:      # what configurations, safetensors and the tokenizer raise comes through
+            scheduler = getattr(diffusers, kind).from_config(stated)
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
+        except Exception as error:      # what configurations and the tokenizer raise comes through
             raise CheckpointError(f"{folder}: diffusers cannot build this pipeline ({type(error).__name__}: "
                                   f"{str(error)[:300]}); fetch it again") from error
-        parts = dict(unet=unet.float(), vae=vae.float(), text_encoder=text.float())
+        parts = {part: getattr(network, part) for part in PARTS}
         self._pipeline = getattr(diffusers, self.pipeline_class)(
             **parts, tokenizer=tokenizer, scheduler=scheduler, **_inits(self.pipeline_class, self.settings))
         self._pipeline.set_progress_bar_config(disable=True)
         return nn.ModuleDict(parts)
 
+    def _network(self) -> nn.Module:
+        """U-Net, VAE and text encoder as Stable Diffusion's are read: from the fields that describe them, and from no file but
+        those that identify the teacher."""
+        folder = self.repository.folder
+        config, state = {}, {}
+        for part in PARTS:
+            place = folder / part
+            config[part] = part_config(part, self.repository.json(f"{part}/config.json"), str(place / "config.json"))
+            weights, files, _ = read_part(folder, part, None)
+            if strange := [file.name for file in files if file.relative_to(folder).as_posix() not in self.repository.files]:
+                raise CheckpointError(f"{place}: {', '.join(strange[:4])} is no part of these weights; fetch the folder again, "
+                                      "whole")
+            state |= {f"{part}.{name}": value for name, value in weights.items()}
+        made = StableDiffusionConfig(**config, scheduler={}, resolution=SMALLEST)
+        try:
+            _check_bounds(made, str(folder))
+            with quiet():
+                network = load_network(made, state)
+        except CheckpointError:
+            raise
+        except Exception as error:      # diffusers raises anything from TypeError to AssertionError on a bad configuration
+            raise CheckpointError(f"{folder}: its weights and configurations make no latent diffusion model "
+                                  f"({type(error).__name__}: {str(error)[:300]}); fetch it again") from error
+        latents, several = config["vae"]["latent_channels"], max(len(self.targets), 1)
+        given = config["unet"]["in_channels"], config["unet"]["out_channels"]
+        if given != (latents * (1 + several), latents * several):
+            raise CheckpointError(f"{folder / 'unet'}: takes {given[0]} channels and gives {given[1]}, expected "
+                                  f"{latents * (1 + several)} and {latents * several} for {several} predicted maps; fetch the "
+                                  "folder again")
+        return network
+
     @torch.no_grad()
     def label(self, image: Tensor, intrinsic: str) -> Tensor:
-        if intrinsic not in self.intrinsics:
-            raise ValueError(f"intrinsic: {self.name} predicts {' and '.join(self.intrinsics)}, not {intrinsic}")
+        self._check(intrinsic)
         x = unit_image(image, self.device)
         found = self._predict(x)
         if intrinsic == "depth":
@@ -168,7 +214,7 @@ class MarigoldTeacher(NetworkTeacher):
     def options(self, intrinsic: str) -> dict:
         if intrinsic != "depth":
             return {}
-        return dict(encoding="inverse" if self.meaning("depth") == "disparity" else "percentile")
+        return dict(ENCODINGS[self.meaning("depth")])
 
 
 def _white(values: Tensor) -> Tensor:
@@ -178,10 +224,18 @@ def _white(values: Tensor) -> Tensor:
     return (values / at.clamp_min(1e-6)[:, None, None, None]).clamp(0, 1)
 
 
-def _targets(properties: dict | None) -> dict[str, dict]:
+def _targets(properties: object, source: str) -> dict[str, dict]:
     """{target: what is declared of it} in the order of the prediction."""
-    properties = properties if isinstance(properties, dict) else {}
-    return {name: properties.get(name) or {} for name in properties.get("target_names", ())}
+    properties = {} if properties is None else properties
+    names = properties.get("target_names", []) if isinstance(properties, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise CheckpointError(f"{source}target_properties={str(properties)!r:.80}, expected an object with target_names, a "
+                              "list of words; fetch the file again")
+    declared = {name: properties.get(name) or {} for name in names}
+    if wrong := [name for name, said in declared.items() if not isinstance(said, dict)]:
+        raise CheckpointError(f"{source}target_properties say {declared[wrong[0]]!r:.60} of {wrong[0]}, expected an object; "
+                              "fetch the file again")
+    return declared
 
 
 def _inits(pipeline: str, settings: dict) -> dict:
@@ -190,9 +244,3 @@ def _inits(pipeline: str, settings: dict) -> dict:
            "MarigoldIntrinsicsPipeline": {"target_properties"}}[pipeline]
     others = {"scale_invariant", "shift_invariant", "use_full_z_range", "target_properties"} - own
     return {key: value for key, value in settings.items() if key not in others}
-
-
-def from_argument(argument: str) -> MarigoldTeacher:
-    """`marigold:ID_OR_FOLDER`, options behind a question mark."""
-    where, options = split_options(argument, dict(steps=int, ensemble=int, resolution=int, seed=int, revision=str, dtype=str))
-    return MarigoldTeacher(where, name=f"marigold:{argument}", **options)

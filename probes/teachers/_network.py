@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import torch
@@ -19,8 +19,13 @@ from torch import Tensor, nn
 
 from generators._names import unknown
 
+from .. import _depth
 from ._base import Teacher
 
+MEANINGS = tuple(dict.fromkeys(_depth.MEANINGS.values()))
+# How depth that is not metric is encoded, by its meaning.
+ENCODINGS = {"relative": dict(encoding="percentile"), "disparity": dict(encoding="inverse")}
+LARGEST = 4096      # pixels along a side: no teacher looks closer, and much more fits no memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,10 +37,16 @@ class NetworkTeacher(Teacher):
         options: whatever decides the labels beside the files
         dtype: of weights and activations: "float32", "bfloat16" or "float16"; maps are float32 in any case
 
+    Attributes:
+        kind: what stands before the colon of a name: "transformers"
+        choices: {option: type} that may stand behind the question mark
+
     Labels of an image do not depend on the images beside it in a batch, but for rounding.
     """
 
     worlds = ("photographs",)
+    kind: ClassVar[str]
+    choices: ClassVar[Mapping[str, type]] = {}
 
     def __init__(self, name: str, options: Mapping[str, Any], dtype: str = "float32"):
         if dtype not in DTYPES:
@@ -43,6 +54,22 @@ class NetworkTeacher(Teacher):
         self.name, self.kept_options, self.dtype = name, {**options, "dtype": dtype}, DTYPES[dtype]
         self.device = torch.device("cpu")
         self._networks: dict[str, nn.Module] = {}
+
+    @classmethod
+    def from_argument(cls, argument: str) -> NetworkTeacher:
+        """The teacher called KIND:ARGUMENT, where ARGUMENT is a place and perhaps options behind a question mark. A place on
+        this machine is in its name with its whole path, so that the name is good in any folder.
+
+        Raises as `split_options` and the teacher itself do.
+        """
+        given, options = split_options(argument, cls.choices)
+        where = located(given)
+        return cls(where, name=f"{cls.kind}:{where}{argument[len(given):]}", **options)
+
+    def _check(self, intrinsic: str) -> None:
+        """Raises ValueError for what it does not predict."""
+        if intrinsic not in self.intrinsics:
+            raise ValueError(f"intrinsic: {self.name} predicts {' and '.join(self.intrinsics)}, not {intrinsic}")
 
     @abstractmethod
     def _load(self, which: str) -> nn.Module:
@@ -93,13 +120,26 @@ def unit_normals(x: Tensor) -> Tensor:
     return torch.where(length > 1e-4, x / length.clamp_min(1e-4), towards)
 
 
+def located(where: str | os.PathLike) -> str:
+    """A file or folder by its whole path; anything else, such as an id on the hub, as it is."""
+    path = os.path.expanduser(where)
+    return os.path.abspath(path) if os.path.exists(path) else str(where)
+
+
+def whole(name: str, value: Any, low: int, high: int, source: str = "teacher: ") -> int:
+    """`value`, or a ValueError where it is no whole number from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{source}{name}={value!r:.60}, expected a whole number from {low} to {high}")
+    return value
+
+
 def split_options(argument: str, allowed: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
     """`PATH?flip=false&steps=4` -> ("PATH", {"flip": False, "steps": 4}); a path that exists is taken as it is.
 
     Raises UnknownNameError for options that are not in `allowed`, ValueError for values that are not of its type.
     """
     path, mark, query = argument.rpartition("?")
-    if not mark or Path(argument).exists():
+    if not mark or os.path.exists(os.path.expanduser(argument)):
         return argument, {}
     options = {}
     for key, value in parse_qsl(query, keep_blank_values=True):

@@ -8,7 +8,6 @@ is up to a scale and a shift. The demo cuts out the middle square; here the whol
 """
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +18,9 @@ from generators.checkpoints import CheckpointError
 from generators.checkpoints._torch_file import check_claims, load_torch
 
 from ._catalog import OMNIDATA
+from ._digest import digest
 from ._dpt_hybrid import UNUSED, DPTHybrid
-from ._network import NetworkTeacher, resized, split_options, unit_image, unit_normals
-from ._repository import digest
+from ._network import ENCODINGS, LARGEST, NetworkTeacher, located, resized, unit_image, unit_normals, whole
 
 SOURCE = "arXiv 2203.01441; https://github.com/EPFL-VILAB/omnidata"
 # The authors' deposit of December 2023; files of a Zenodo record never change.
@@ -38,7 +37,8 @@ class OmnidataTeacher(NetworkTeacher):
 
     Args:
         file: a checkpoint of one of them, .ckpt or .safetensors; what it predicts is read off its head. Without one both are
-            fetched from where they were published, each when it is first needed
+            fetched from where they were published, each when it is first needed; labels are then known by the file's address,
+            or where somebody put it into the cache by hand, by its content
         resolution: of the shorter side in the network
         dtype: "float32", "bfloat16" or "float16"
 
@@ -48,12 +48,12 @@ class OmnidataTeacher(NetworkTeacher):
     """
 
     licence, source, resolution, batch = OMNIDATA, SOURCE, 384, 8
+    kind, choices = "omnidata", dict(resolution=int, dtype=str)
 
     def __init__(self, file: str | Path | None = None, resolution: int = 384, dtype: str = "float32", name: str = "omnidata"):
-        if resolution < MULTIPLE:
-            raise ValueError(f"teacher: resolution={resolution}, expected at least {MULTIPLE}; Omnidata was trained at 384")
+        whole("resolution", resolution, MULTIPLE, LARGEST)
         super().__init__(name, dict(resolution=resolution), dtype)
-        self.resolution, self.file = resolution, Path(file).expanduser() if file is not None else None
+        self.resolution, self.file = resolution, Path(located(file)) if file is not None else None
         if self.file is None:
             self.intrinsics, self.version = ("normal", "depth"), "v2"
         else:
@@ -65,12 +65,15 @@ class OmnidataTeacher(NetworkTeacher):
             self.version = digest(self.file)[:12]
 
     def _digests(self) -> dict[str, str]:
-        # The published ones go by their address, so that nobody who has labels needs the files.
-        return dict(URLS) if self.file is None else {"weights": digest(self.file)}
+        if self.file is not None:
+            return {"weights": digest(self.file)}
+        # The published ones go by their address, so that labels stay good when the files come, and go: a record of Zenodo
+        # never changes, and `fetch` holds a file to the hash of its download. Of what was put there by hand nobody knows that.
+        return {which: digest(file) if (file := by_hand(url)) else url for which, url in URLS.items()}
 
     def _load(self, which: str) -> DPTHybrid:
         if self.file is None:
-            state = read_omnidata(fetch(URLS[which]))
+            state = read_omnidata(by_hand(URLS[which]) or fetch(URLS[which]))
             if CHANNELS[len(state[_HEAD])] != which:
                 raise CheckpointError(f"{cached_path(URLS[which])} predicts {CHANNELS[len(state[_HEAD])]}, expected {which}; "
                                       "delete it and call again")
@@ -80,8 +83,7 @@ class OmnidataTeacher(NetworkTeacher):
 
     @torch.no_grad()
     def label(self, image: Tensor, intrinsic: str) -> Tensor:
-        if intrinsic not in self.intrinsics:
-            raise ValueError(f"intrinsic: {self.name} predicts {' and '.join(self.intrinsics)}, not {intrinsic}")
+        self._check(intrinsic)
         network = self.network(intrinsic)
         size = image.shape[-2:]
         x = resized(unit_image(image, self.device), inner_size(*size, self.resolution), "bilinear")
@@ -93,10 +95,17 @@ class OmnidataTeacher(NetworkTeacher):
         return unit_normals(resized(out * 2 - 1, size, "bilinear"))
 
     def options(self, intrinsic: str) -> dict:
-        return dict(encoding="percentile") if intrinsic == "depth" else {}
+        return dict(ENCODINGS["relative"]) if intrinsic == "depth" else {}
 
     def meaning(self, intrinsic: str) -> str:
         return "relative" if intrinsic == "depth" else ""
+
+
+def by_hand(url: str) -> Path | None:
+    """The file at the place of `url` in the cache, where it did not come from there: `fetch` notes the hash of what it brings
+    beside it."""
+    path = cached_path(url)
+    return path if path.is_file() and not path.with_name(f"{path.name}.sha256").exists() else None
 
 
 def inner_size(height: int, width: int, shorter: int) -> tuple[int, int]:
@@ -158,12 +167,3 @@ def _sizes(state: dict[str, Tensor]) -> dict:
 
 def _count(state: dict[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix):].split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def from_argument(argument: str) -> OmnidataTeacher:
-    """`omnidata:FILE`, with `?resolution=` and `&dtype=` behind it where wanted."""
-    path, options = split_options(argument, dict(resolution=int, dtype=str))
-    return OmnidataTeacher(path, name=f"omnidata:{argument}", **options)
-
-
-published = partial(OmnidataTeacher, None)

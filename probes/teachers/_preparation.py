@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._network import resized
+from ._network import LARGEST, resized
 
 Restore = Callable[[Tensor], Tensor]
-_MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}          # PIL's numbers; its Lanczos (1) comes nearest to bicubic
+_MODES = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}     # PIL's numbers; Lanczos (1) comes nearest to bicubic
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,29 @@ class Preparation:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @classmethod
-    def read(cls, config: dict, model: dict) -> Preparation:
-        """From the content of `preprocessor_config.json` and of `config.json`. Raises ValueError for a size it cannot tell."""
+    def read(cls, config: dict, model: dict, source: str = "preprocessor_config.json") -> Preparation:
+        """From the content of `preprocessor_config.json` and of `config.json`; `source` is the former's place, for messages.
+
+        Raises ValueError, with the field, for anything that it cannot tell or no picture could be prepared by.
+        """
+        stated = _Stated(config, source)
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-        zoe, normalise = kind.startswith("Zoe"), config.get("do_normalize", not kind.startswith("GLPN"))
-        resize = config.get("do_resize", True)
+        zoe, normalise = kind.startswith("Zoe"), stated.flag("do_normalize", not kind.startswith("GLPN"))
+        resize = stated.flag("do_resize", True)
         # A DPT with a ViT of its own takes one size only, whatever its processor says.
         fixed = model.get("model_type") == "dpt" and (model.get("is_hybrid") or not model.get("backbone_config"))
-        size = _size(config.get("size", (384, 512) if zoe else 384)) if resize else None
-        multiple = int(config.get("ensure_multiple_of") or 1) if resize else 1
+        size = stated.size((384, 512) if zoe else (384, 384)) if resize else None
+        multiple = stated.whole("ensure_multiple_of", 1) if resize else 1
         if kind.startswith("GLPN") and resize:
-            size, multiple = "floor", int(config.get("size_divisor") or 32)
-        divisor = int(config.get("size_divisor") or 0) if config.get("do_pad") and not zoe else 0
+            size, multiple = "floor", stated.whole("size_divisor", 32)
+        pad = stated.flag("do_pad", zoe)
+        divisor = stated.whole("size_divisor", 0) if pad and not zoe else 0
         return cls(
-            size, keep_aspect=config.get("keep_aspect_ratio", zoe) and not fixed, multiple=max(multiple, 32 if zoe else 1),
-            mode=_MODES.get(config.get("resample", 2 if zoe else 3), "bicubic"), align_corners=zoe,
-            antialias=not kind.startswith("DepthPro"), reflect=zoe and config.get("do_pad", True), divisor=divisor,
-            scale=1.0 if config.get("do_rescale", True) else 255.0,
-            mean=tuple(config.get("image_mean") or (0.5,) * 3) if normalise else (0.0,) * 3,
-            std=tuple(config.get("image_std") or (0.5,) * 3) if normalise else (1.0,) * 3)
+            size, keep_aspect=stated.flag("keep_aspect_ratio", zoe) and not fixed, multiple=max(multiple, 32 if zoe else 1),
+            mode=stated.mode(2 if zoe else 3), align_corners=zoe, antialias=not kind.startswith("DepthPro"),
+            reflect=zoe and pad, divisor=divisor, scale=stated.white(),
+            mean=stated.three("image_mean", 0.5) if normalise else (0.0,) * 3,
+            std=stated.three("image_std", 0.5, least=1e-4) if normalise else (1.0,) * 3)
 
     def at(self, shorter: int) -> Preparation:
         """The same fitted to a square of another size, in proportion where the network takes that."""
@@ -127,16 +131,72 @@ def _halves(total: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _size(size: object) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    if isinstance(size, dict) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    if isinstance(size, dict) and "shortest_edge" in size:
-        return int(size["shortest_edge"]), int(size["shortest_edge"])
-    raise ValueError(f"preprocessor_config.json: size={size!r:.80}, expected a number, or height and width")
+@dataclass(frozen=True)
+class _Stated:
+    """The fields of a `preprocessor_config.json`, each with its default where it is left out or null."""
+
+    fields: dict
+    source: str
+
+    def refuse(self, name: str, expected: str) -> ValueError:
+        return ValueError(f"{self.source}: {name}={self.fields.get(name)!r:.80}, expected {expected}; fetch the file again")
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.fields.get(name)
+        if value not in (None, True, False):
+            raise self.refuse(name, "true or false")
+        return default if value is None else bool(value)
+
+    def whole(self, name: str, default: int) -> int:
+        value = self.fields.get(name)
+        if value is not None and not _side(value):
+            raise self.refuse(name, f"a whole number from 1 to {LARGEST}")
+        return default if value is None else value
+
+    def size(self, default: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) from a number, a pair of them, or an object with height and width, or with shortest_edge."""
+        size = self.fields.get("size")
+        sides: tuple = default if size is None else (size, size)
+        if isinstance(size, (list, tuple)):
+            sides = tuple(size)
+        elif isinstance(size, dict):
+            sides = (size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge")))
+        if len(sides) != 2 or not all(map(_side, sides)):
+            raise self.refuse("size", f"a number from 1 to {LARGEST}, or height and width")
+        return sides
+
+    def mode(self, default: int) -> str:
+        value = self.fields.get("resample")
+        value = default if value is None else value
+        if type(value) is not int or value not in _MODES:
+            raise self.refuse("resample", "0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
+        return _MODES[value]
+
+    def white(self) -> float:
+        """What white is before normalising: 255 where bytes are not rescaled, else 255 times their factor, as a rule 1."""
+        if not self.flag("do_rescale", True):
+            return 255.0
+        factor = self.fields.get("rescale_factor")
+        if factor is not None and not (_number(factor) and 0 < factor <= 1):
+            raise self.refuse("rescale_factor", "a number above 0, at most 1")
+        return 1.0 if factor is None or abs(255 * factor - 1) < 1e-6 else 255.0 * factor
+
+    def three(self, name: str, default: float, least: float = -1e6) -> tuple[float, ...]:
+        """One number for each colour, or one for all."""
+        value = self.fields.get(name)
+        value = default if value is None else value
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+        if len(values) != 3 or not all(_number(one) and least <= one <= 1e6 for one in values):
+            raise self.refuse(name, f"three numbers{f' of at least {least:g}' if least > 0 else ''}")
+        return tuple(map(float, values))
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST
 
 
 def flipped(x: Tensor) -> Tensor:

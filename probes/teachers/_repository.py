@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from generators._download import DownloadError, OfflineError
-from generators._files import file_sha256
-from generators.checkpoints import CheckpointError
-from generators.stable_diffusion._hub import HUB, is_hub_id
+from torch import Tensor
 
-_BLOB = re.compile(r"[0-9a-f]{64}")
+from generators import _hub
+from generators._download import DownloadError
+from generators._hub import HUB, is_hub_id, listing
+from generators.checkpoints import CheckpointError
+from generators.checkpoints._torch_file import check_claims, load_torch
+from generators.stable_diffusion._parts import read_json
+from generators.stable_diffusion._weights import read_tensors, weight_map
+
+from ._digest import digest
+
 _SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -49,15 +53,16 @@ class Layout:
         return files, missing
 
 
-DEPTH_MODEL = Layout(("config.json",), ("preprocessor_config.json",))
+# How images are prepared decides the labels as much as the weights do: without that file there is no network to speak of.
+DEPTH_MODEL = Layout(("config.json", "preprocessor_config.json"))
 
 
 def _weights(names: set[str], prefix: str) -> list[str]:
-    for stem in ("model", "diffusion_pytorch_model"):
-        if f"{prefix}{stem}.safetensors" in names:
-            return [f"{prefix}{stem}.safetensors"]
-        if (index := f"{prefix}{stem}.safetensors.index.json") in names:
-            return [index, *sorted(name for name in names if (match := _SHARD.fullmatch(name)) and match[1] == prefix + stem)]
+    stem = f"{prefix}{'model' if prefix in ('', 'text_encoder/') else 'diffusion_pytorch_model'}"
+    if f"{stem}.safetensors" in names:
+        return [f"{stem}.safetensors"]
+    if (index := f"{stem}.safetensors.index.json") in names:
+        return [index, *sorted(name for name in names if (match := _SHARD.fullmatch(name)) and match[1] == stem)]
     return [f"{prefix}pytorch_model.bin"] if not prefix and "pytorch_model.bin" in names else []
 
 
@@ -76,17 +81,33 @@ class Repository:
     revision: str = ""
 
     def json(self, name: str) -> dict:
-        """The content of a JSON file, {} where there is none. Raises CheckpointError for one that is damaged."""
-        path = self.folder / name
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path} is no JSON ({str(error)[:100]}); fetch it again.") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object; fetch it again.")
-        return content
+        """The content of a JSON file. Raises CheckpointError for one that is missing or damaged."""
+        return read_json(self.folder / name)
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights of a network that lies in the folder itself: exactly those of `files`, whatever lies beside them.
+
+        Raises CheckpointError where they are damaged or lacking, UnsafePickleError where a .bin asks for what no weights need.
+        """
+        first = self.folder / next(name for name in self.files if name.endswith((".safetensors", ".index.json", ".bin")))
+        if first.suffix == ".bin":
+            state = load_torch(first, "depth network", "Ask its publisher for .safetensors.")
+            found = state.items() if isinstance(state, dict) else ()
+            state = {name: value for name, value in found if isinstance(value, Tensor)}
+        else:
+            state = {}
+            for file in self.shards(first) if first.suffix == ".json" else [first]:
+                state |= read_tensors(file)
+        check_claims(state, str(first))
+        return state
+
+    def shards(self, index: Path) -> list[Path]:
+        """The files that an index lists. Raises CheckpointError where one is not among `files`."""
+        found = [index.with_name(name) for name in weight_map(index)]
+        if lacking := [file.name for file in found if file.relative_to(self.folder).as_posix() not in self.files]:
+            raise CheckpointError(f"{index} lists {', '.join(lacking[:4])}, which is not there or is no part of these weights; "
+                                  "fetch the repository again, whole")
+        return found
 
     def digests(self) -> dict[str, str]:
         """{file: sha256}, the same wherever the files lie."""
@@ -96,20 +117,6 @@ class Repository:
     def version(self) -> str:
         """The commit it was fetched at, or the first digits of a hash over its files."""
         return self.revision[:12] or hashlib.sha256(json.dumps(self.digests()).encode()).hexdigest()[:12]
-
-
-def digest(path: Path) -> str:
-    """The file's sha256; the hub's cache names large files by it, and what was once read is not read again."""
-    real = path.resolve()
-    if real.parent.name == "blobs" and _BLOB.fullmatch(real.name):
-        return real.name
-    stat = real.stat()
-    return _digest(real, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return file_sha256(path)
 
 
 def find(name: str, layout: Layout, kind: str, revision: str | None = None) -> Repository:
@@ -128,10 +135,10 @@ def find(name: str, layout: Layout, kind: str, revision: str | None = None) -> R
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files, missing = layout.choose(_files(folder))
+        files, missing = layout.choose(listing(folder))
         if missing:
-            raise CheckpointError(f"{folder} has no {', no '.join(missing)}; copy the whole repository there, or name another "
-                                  f"folder as {kind}:FOLDER")
+            raise CheckpointError(f"{folder} has no {', no '.join(missing)}; copy what is missing there from the repository "
+                                  f"that the network came from, or name another folder as {kind}:FOLDER")
         return Repository(folder, tuple(files))
     if not is_hub_id(name):
         raise ValueError(f"teacher: {name!r:.120} is neither a folder nor owner/model on the Hugging Face hub; write "
@@ -141,54 +148,24 @@ def find(name: str, layout: Layout, kind: str, revision: str | None = None) -> R
 
 
 def _cached(repo: str, layout: Layout, revision: str | None) -> Repository | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        # Asked for one file only: for all, it would find missing what was never wanted.
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[layout.needed[0]]))
-    except (LocalEntryNotFoundError, OSError, ValueError):
+    folder = _hub.cached(repo, layout.needed[0], revision, "teacher")
+    if folder is None:
         return None
-    files, missing = layout.choose(_files(folder))
+    files, missing = layout.choose(listing(folder))
     return None if missing else Repository(folder, tuple(files), folder.name)
 
 
 def _fetch(repo: str, layout: Layout, kind: str, revision: str | None) -> Repository:
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        files, missing = layout.choose(huggingface_hub.HfApi().list_repo_files(repo, revision=revision))
+    def choose(names: Sequence[str]) -> list[str]:
+        files, missing = layout.choose(names)
         if missing:
             raise DownloadError(f"{HUB}{repo} has no {', no '.join(missing)}: it is no network of the kind {kind}; name "
                                 "another")
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=files))
-        return Repository(folder, tuple(files), folder.name)
-    except DownloadError:
-        raise
-    except GatedRepoError as error:
-        raise DownloadError(f"{HUB}{repo} is given only to those who accept its terms: do that on its page, then "
-                            "`hf auth login`, then call again.") from error
-    except RevisionNotFoundError as error:
-        raise DownloadError(f"revision: {HUB}{repo} has no {revision!r:.80}; leave revision out for the newest.") from error
-    except RepositoryNotFoundError as error:
-        raise DownloadError(f"{HUB}{repo}: there is no such model, or it is private (then `hf auth login` first). Check the "
-                            f"name; a folder can be given as {kind}:FOLDER.") from error
-    except HfHubHTTPError as error:
-        raise DownloadError(f"{HUB}{repo} could not be fetched: {str(error)[:200]}. "
-                            f"{_by_hand(repo, layout, kind, revision)}") from error
-    except Exception as error:      # huggingface_hub lets the errors of its HTTP library through, which changed over time
-        unreachable = isinstance(error, (ConnectionError, TimeoutError, LocalEntryNotFoundError))
-        if not unreachable and not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise OfflineError(f"{HUB}{repo} could not be fetched: {reason}. {_by_hand(repo, layout, kind, revision)}") from error
+        return files
+
+    folder = _hub.fetch(repo, choose, revision=revision, folder=f"a folder can be given as {kind}:FOLDER",
+                        by_hand=_by_hand(repo, layout, kind, revision))
+    return Repository(folder, tuple(layout.choose(listing(folder))[0]), folder.name)
 
 
 def _by_hand(repo: str, layout: Layout, kind: str, revision: str | None) -> str:
@@ -196,7 +173,3 @@ def _by_hand(repo: str, layout: Layout, kind: str, revision: str | None) -> str:
     files = "\n    ".join((*layout.needed, *weights, *layout.wanted))
     return (f"Fetch it by other means:\n  from {HUB}{repo}/tree/{revision or 'main'}\n  the files\n    {files}\n  into one "
             f"folder, each in its subfolder, and name the teacher {kind}:FOLDER.")
-
-
-def _files(folder: Path) -> Sequence[str]:
-    return [Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names]

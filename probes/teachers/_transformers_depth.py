@@ -9,6 +9,7 @@ versions, ZoeDepth, GLPN, DINOv2's heads and Depth Pro metres. That is read off 
 """
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -16,15 +17,13 @@ from torch import Tensor, nn
 
 from generators._names import unknown
 from generators.checkpoints import CheckpointError
-from generators.checkpoints._torch_file import load_torch
 
-from ._network import NetworkTeacher, quiet, split_options, unit_image
+from ._depth_config import INDOOR, check, meaning_of, range_of, sanitised
+from ._network import ENCODINGS, LARGEST, MEANINGS, NetworkTeacher, located, quiet, unit_image, whole
 from ._preparation import Preparation
 from ._repository import DEPTH_MODEL, find
 
-MEANINGS = ("metric", "relative", "disparity")
-ENCODINGS = {"relative": dict(encoding="percentile"), "disparity": dict(encoding="inverse")}
-INDOOR, OUTDOOR = (0.25, 10.0), (1.0, 80.0)         # metres, of the encoding where a network does not say
+SMALLEST = 32       # pixels: below, the coarsest features of these networks have no size left
 OPTIONS = dict(meaning=str, resolution=int, revision=str, near=float, far=float, dtype=str)
 # In the published files of DPT this half of the coarsest fusion block is missing; nothing runs it.
 _IDLE = "fusion_stage.layers.0.residual_layer1."
@@ -48,29 +47,50 @@ class TransformersDepthTeacher(NetworkTeacher):
 
     intrinsics = ("depth",)
     kind = "transformers"
+    choices = OPTIONS
 
     def __init__(self, where: str | Path, meaning: str | None = None, resolution: int | None = None,
                  revision: str | None = None, near: float | None = None, far: float | None = None, dtype: str = "float32",
                  name: str | None = None, licence: str = "as its publisher says", source: str = "", **options):
         if meaning is not None and meaning not in MEANINGS:
             raise unknown("teacher: meaning", meaning, MEANINGS)
-        super().__init__(name or f"{self.kind}:{where}", dict(meaning=meaning, resolution=resolution, **options), dtype)
+        if resolution is not None:
+            whole("resolution", resolution, SMALLEST, LARGEST)
+        options = dict(meaning=meaning, resolution=resolution, **options)
+        super().__init__(name or f"{self.kind}:{located(where)}", options, dtype)
         self.repository = find(str(where), DEPTH_MODEL, self.kind, revision)
         self.config = self.repository.json("config.json")
         self._check_kind()
+        check(self.config, str(self.repository.folder / "config.json"))
+        self._clean = sanitised(self.config, str(self.repository.folder / "config.json"))
         self._meaning = meaning or meaning_of(self.config)
         if self._meaning is None:
             raise ValueError(f"teacher: {self.name} ({self.config['model_type']}) does not say what its depth means; add "
                              "?meaning=metric, ?meaning=relative or ?meaning=disparity to its name")
-        self._range = near, far
-        prepared = Preparation.read(self.repository.json("preprocessor_config.json"), self.config)
-        self.preparation = prepared.at(resolution) if resolution else prepared
+        self._range = self._ends(near, far)
+        prepared = Preparation.read(self.repository.json("preprocessor_config.json"), self.config,
+                                    str(self.repository.folder / "preprocessor_config.json"))
+        self.preparation = prepared.at(resolution) if resolution is not None else prepared
         self.resolution = min(self.preparation.size) if isinstance(self.preparation.size, tuple) else None
         self.version, self.licence, self.source = self.repository.version, licence, source
 
+    def _ends(self, near: float | None, far: float | None) -> tuple[float, float] | None:
+        """Metres between which metric depth is encoded; None for other depth."""
+        if self._meaning != "metric":
+            if near is not None or far is not None:
+                raise ValueError(f"teacher: near and far are of depth in metres, and that of {self.name} is {self._meaning}; "
+                                 "leave them out")
+            return None
+        usual = range_of(self.config)
+        near, far = (usual[0] if near is None else near), (usual[1] if far is None else far)
+        if not all(map(math.isfinite, (near, far))) or not 0 < near < far:
+            raise ValueError(f"teacher: depth between near={near} and far={far} metres; expected 0 < near < far, for instance "
+                             f"?near={usual[0]:g}&far={usual[1]:g}")
+        return float(near), float(far)
+
     def _check_kind(self) -> None:
         found, known = self.config.get("model_type"), model_types()
-        if found not in known:
+        if not isinstance(found, str) or found not in known:
             raise ValueError(f"teacher: {self.name} is a {str(found)!r:.60}, which is no depth network of transformers: "
                              f"{', '.join(sorted(known))}")
 
@@ -78,22 +98,17 @@ class TransformersDepthTeacher(NetworkTeacher):
         return self.repository.digests()
 
     def _load(self, which: str) -> nn.Module:
-        from transformers import MODEL_FOR_DEPTH_ESTIMATION_MAPPING, AutoConfig
+        from transformers import CONFIG_MAPPING, MODEL_FOR_DEPTH_ESTIMATION_MAPPING
 
         folder = self.repository.folder
+        state = self.repository.state()
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            made = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(config)]
+            made = CONFIG_MAPPING[self._clean["model_type"]].from_dict(dict(self._clean))
             with quiet():
-                if "pytorch_model.bin" in self.repository.files:
-                    state = load_torch(folder / "pytorch_model.bin", "depth network", "Ask its publisher for .safetensors.")
-                    model, told = made.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-                else:
-                    model, told = made.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True,
-                                                       output_loading_info=True)
-        except CheckpointError:
-            raise
-        except Exception as error:      # transformers lets through what its configurations and safetensors raise
+                # Given no folder, it reads none: adapters, kernels and other weights that lie there have no part in the labels.
+                model, told = MODEL_FOR_DEPTH_ESTIMATION_MAPPING[type(made)].from_pretrained(
+                    None, config=made, state_dict=state, output_loading_info=True)
+        except Exception as error:      # transformers lets through what its configurations and networks raise
             raise CheckpointError(f"{folder}: transformers cannot build this network ({type(error).__name__}: "
                                   f"{str(error)[:300]}); fetch it again, or update transformers") from error
         lacking = [key for key in told["missing_keys"] if _IDLE not in key]
@@ -105,6 +120,7 @@ class TransformersDepthTeacher(NetworkTeacher):
 
     @torch.no_grad()
     def label(self, image: Tensor, intrinsic: str) -> Tensor:
+        self._check(intrinsic)
         x, restore = self.preparation(unit_image(image, self.device))
         return self._readable(restore(self._predict(x)))
 
@@ -128,33 +144,9 @@ class TransformersDepthTeacher(NetworkTeacher):
             return {}
         if self._meaning != "metric":
             return dict(ENCODINGS[self._meaning])
-        near, far = range_of(self.config)
-        near, far = self._range[0] or near, self._range[1] or far
+        near, far = self._range
         # Outdoors a metre is nothing at the far end and everything at the near one.
-        return dict(near=near, far=far) | (dict(encoding="log") if far > INDOOR[1] * 2 else {})
-
-
-def meaning_of(config: dict) -> str | None:
-    """What a network of this configuration gives, None where that cannot be told.
-
-    Sources: `depth_estimation_type` of Depth Anything; Birkl et al. 2023 (MiDaS 3.1, arXiv 2307.14460) for DPT; Oquab et al.
-    2023 (DINOv2, arXiv 2304.07193, section 7.4) for DPT on DINOv2; the networks' papers for the others.
-    """
-    kind = config.get("model_type")
-    if "depth_estimation_type" in config or kind == "depth_anything":
-        return "metric" if config.get("depth_estimation_type") == "metric" else "disparity"
-    if kind == "dpt":
-        return "metric" if "dinov2" in str((config.get("backbone_config") or {}).get("model_type", "")) else "disparity"
-    return "metric" if kind in ("zoedepth", "glpn", "depth_pro") else None
-
-
-def range_of(config: dict) -> tuple[float, float]:
-    """(near, far) in metres that suit a metric network, from the largest depth that it can say."""
-    heads, pro = config.get("bin_configurations") or (), config.get("model_type") == "depth_pro"
-    said = [float(found["max_depth"]) for found in (config, *heads) if found.get("max_depth")]
-    largest = max(said, default=OUTDOOR[1] if pro else INDOOR[1])
-    # A network for rooms and streets at once still has to tell the things in a room apart.
-    return INDOOR[0] if largest <= 20 or pro or len(heads) > 1 else OUTDOOR[0], largest
+        return dict(near=near, far=far) | (dict(encoding="log") if far > 2 * INDOOR[1] else {})
 
 
 def model_types() -> set[str]:
@@ -170,9 +162,3 @@ def _metres(canonical: Tensor, field_of_view: Tensor | None) -> Tensor:
     if field_of_view is not None:
         canonical = canonical * 2 * torch.tan(torch.deg2rad(field_of_view.float().reshape(-1, 1, 1, 1)) / 2)
     return 1 / canonical.clamp(1e-4, 1e4)
-
-
-def from_argument(argument: str) -> TransformersDepthTeacher:
-    """`transformers:ID_OR_FOLDER`, options behind a question mark."""
-    where, options = split_options(argument, OPTIONS)
-    return TransformersDepthTeacher(where, name=f"transformers:{argument}", **options)

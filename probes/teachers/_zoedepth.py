@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._network import split_options
 from ._preparation import flipped
 from ._transformers_depth import OPTIONS, TransformersDepthTeacher
 
@@ -29,6 +28,7 @@ class ZoeDepthTeacher(TransformersDepthTeacher):
     """
 
     kind = "zoedepth"
+    choices = {**OPTIONS, "flip": bool, "pad": bool}
 
     def __init__(self, where: str | Path, flip: bool = True, pad: bool = True, **options):
         super().__init__(where, flip=flip, pad=pad, **options)
@@ -47,9 +47,3 @@ class ZoeDepthTeacher(TransformersDepthTeacher):
     def _averaged(self, x: Tensor) -> Tensor:
         found = super()._predict(x)
         return (found + flipped(super()._predict(flipped(x)))) / 2 if self.flip else found
-
-
-def from_argument(argument: str) -> ZoeDepthTeacher:
-    """`zoedepth:ID_OR_FOLDER`, options behind a question mark."""
-    where, options = split_options(argument, {**OPTIONS, "flip": bool, "pad": bool})
-    return ZoeDepthTeacher(where, name=f"zoedepth:{argument}", **options)
