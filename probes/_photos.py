@@ -150,7 +150,9 @@ class _Manifest:
 
 
 def _made_by(probe: Probe, size: int | None, policy: str) -> dict:
-    digest = hashlib.sha256(json.dumps([probe.adapter.config.lora_alpha, probe.adapter.config.r]).encode())
+    adapter = probe.adapter
+    decides = [adapter.config.lora_alpha, adapter.config.r] if adapter.method == "lora" else [adapter.method, adapter.options]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
     for name, value in sorted(probe.adapter.state().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     return dict(adapter=digest.hexdigest(), prompt=probe.adapter.prompt, generator=probe.generator.fingerprint,

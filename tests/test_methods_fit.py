@@ -102,3 +102,13 @@ def test_every_method_is_listed(capsys):
     assert main(["list", "methods"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("lora", "full", "linear", "offset", "token", "prompt", "pixels"))
+
+
+@pytest.mark.parametrize("method, told", [
+    ("pixels", "sees nothing but the finished picture"), ("full", "all of its drawing part"), ("lora", "A tiny adapter was")])
+def test_the_report_says_what_was_trained(method, told, tmp_path):
+    settings = {**SMALL, "steps": 2, "controls": [], "method": method}
+    if method == "full":
+        del settings["rank"]
+    probes.fit(FAMILIES["stylegan2"][0](), out=str(tmp_path), **settings)
+    assert told in (tmp_path / "report.html").read_text()

@@ -33,7 +33,7 @@ def test_the_two_commands_are_there():
 def test_commands_run_and_print_what_the_readme_shows(tmp_path, cache):
     for command in commands():
         arguments = command.split()[1:]
-        done = subprocess.run([sys.executable, "-m", "probes.cli", *arguments], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "probes", *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "stylegan2-scenes-normal"
     assert (folder / "report.html").exists()

@@ -24,6 +24,7 @@ from ._text import (
     fixed,
     generator_name,
     half_width,
+    how_it_was_made,
     judge,
     meaning,
     percent,
@@ -129,9 +130,7 @@ def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
         teacher = "How far the teacher is from exact ground truth is not known here."
     return tag(
         "section", tag("h2", "What the numbers mean"),
-        tag("p", meaning(name), " The generator was frozen. A tiny adapter was trained so that the generator emits ",
-            what(name), " where it used to draw an image, and nothing else was trained. What the adapter cannot "
-            "have learnt by itself was in the generator already."),
+        tag("p", meaning(name), " The generator was frozen. ", how_it_was_made(probe)),
         tag("p", tag("strong", "Skill"), " is 1 − error ÷ error of the trivial predictor, the average picture of the "
             f"training targets. 0 knows nothing beyond that picture, 1 agrees with {judge(probe, metrics)} everywhere. "
             "Brackets and ± are 95 % intervals over images."),

@@ -24,6 +24,7 @@ CONTROLS = {
                "itself can learn; the fairest comparison",
     "latent": "ridge regression from the latent code w, without any network: what the code says linearly",
     "rgb": "an affine map of the picture's RGB, pixel by pixel: what the colours give away",
+    "shuffled": "the same fit on targets that belong to other pictures: what it makes of pairs that have nothing to say",
 }
 _GIVEN = {  # the same where the generator is given its images
     "random": "fresh weights in the adapted part, the same images and targets: what the adapter itself can learn; the fairest "
@@ -123,12 +124,30 @@ def method_text(probe: ProbeInfo) -> str:
     """"a rank-8 LoRA (31,232 parameters, 2.7 % of the generator)"."""
     method = probe["method"]
     name = {"lora": f"a rank-{method.get('rank')} LoRA", "linear": "a linear probe", "full": "full fine-tuning",
-            "offset": "a learnt offset", "token": "a learnt token"}.get(method["name"], method["name"])
+            "offset": "a learnt offset of the latent", "token": "a learnt prompt", "prompt": "the prompt alone",
+            "pixels": "a network that sees the picture alone"}.get(method["name"], method["name"])
     count, whole = finite(method.get("parameters")), finite(probe["generator"].get("parameters"))
     if not count:
         return name
     share = f", {percent(count / whole)} of the generator" if whole else ""
     return f"{name} ({count:,.0f} parameters{share})"
+
+
+def how_it_was_made(probe: ProbeInfo) -> str:
+    """What was trained and what was not, in two sentences that follow "The generator was frozen."."""
+    method, maps = probe["method"]["name"], what(probe["intrinsic"]["name"])
+    told = {
+        "full": f"Then all of its drawing part was trained to emit {maps}: how far that goes bounds what smaller adapters can "
+                "do, and much of it may be learnt rather than known.",
+        "linear": f"A linear map of its features at every pixel was trained to say {maps}: it shows what the features hold "
+                  "linearly, not what the generator can emit.",
+        "pixels": f"A small network that sees nothing but the finished picture was trained to say {maps}: what it can say is "
+                  "in the picture, whoever drew it.",
+        "prompt": "Nothing was trained; it was only told what to draw.",
+    }
+    adapter = (f"A tiny adapter was trained so that the generator emits {maps} where it used to draw an image, and nothing "
+               "else was trained. What the adapter cannot have learnt by itself was in the generator already.")
+    return told.get(method, adapter)
 
 
 def percent(fraction: float) -> str:
