@@ -47,6 +47,9 @@ class Made(Photographs):
         self.paths = sorted(folder.glob("*.png"))
         self.count = len(self.paths)
 
+    def identity(self) -> dict:
+        return {}
+
     def sample_name(self, index: int) -> str:
         return self.paths[index].stem
 

@@ -222,7 +222,9 @@ def _data(data: str | Data, generator: Generator) -> Data | None:
         if data != "auto":
             raise ValueError(f"data: {generator.name} draws its own images; leave data out")
         return None
-    return get_data(default_data(generator.world) if data == "auto" else data)
+    images = get_data(default_data(generator.world) if data == "auto" else data)
+    images.check_training()
+    return images
 
 
 def _within(settings: Settings, images: Data | None, reporter: Reporter) -> Settings:

@@ -81,8 +81,8 @@ def diode(root: Path, names=(("indoors", "00019_00183_indoors_000_010"), ("indoo
     return stems
 
 
-def nyu(root: Path, count: int = 6, splits: bool = True) -> Path:
-    """Frame i's depth is the room's + i metres; its raw depth lacks pixel (2, 3)."""
+def nyu(root: Path, count: int = 6, splits: bool = True, scenes: list[str] | None = None) -> Path:
+    """Frame i's depth is the room's + i metres; its raw depth lacks pixel (2, 3); scenes are stored as MATLAB stores cells."""
     import h5py
     from scipy.io import savemat
 
@@ -96,6 +96,11 @@ def nyu(root: Path, count: int = 6, splits: bool = True) -> Path:
         file["depths"] = depths.transpose(0, 2, 1)
         depths[:, 2, 3] = 0
         file["rawDepths"] = depths.transpose(0, 2, 1)
+        if scenes is not None:
+            for i, scene in enumerate(scenes):
+                file[f"#refs#/{i}"] = np.array([[ord(letter)] for letter in scene], np.uint16)
+            cells = file.create_dataset("scenes", (1, count), dtype=h5py.ref_dtype)
+            cells[0] = [file[f"#refs#/{i}"].ref for i in range(count)]
     if splits:
         savemat(root / "splits.mat", {"trainNdxs": np.array([[2], [4], [6]], np.uint16),
                                       "testNdxs": np.array([[1], [3], [5]], np.uint16)})
@@ -138,6 +143,11 @@ def hypersim(root: Path, scenes=("ai_001_001", "ai_001_002"), frames: int = 2, s
         with open(root / "metadata_camera_parameters.csv", "w", newline="") as file:
             names = [f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3)]
             csv.writer(file).writerows([["scene_name", *names], *([scene, *m.ravel()] for scene, m in cameras.items())])
+
+
+def number_of(data, name: str) -> int:
+    """Of the image called so: held-out groups come first, so names, not places, say which is which."""
+    return [data.sample_name(i) for i in range(data.count)].index(name)
 
 
 def beside(root: Path, count: int = 3, formats: tuple[str, ...] = ("npy",)) -> tuple[np.ndarray, np.ndarray]:

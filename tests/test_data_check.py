@@ -12,7 +12,7 @@ from PIL import Image
 from probes.cli._data import data as command
 from probes.data import get_data
 from probes.data._check import check
-from probes.data._rays import flatness, ray_to_z, z_to_ray
+from probes.data._rays import flatness, ray_to_z, rays
 from probes.data.scenes import render
 from probes.data.scenes._sample import sample as scene
 
@@ -39,7 +39,7 @@ def test_distance_along_the_ray_is_told_from_depth(noise):
         f = 32 / float(tangent)
         camera = make.Camera(f, f, 32, 32)
         depth = depth * (1 + noise * torch.randn(depth.shape, generator=torch.Generator().manual_seed(0)))
-        distance = z_to_ray(depth, camera)
+        distance = depth * rays(camera, 64, 64).norm(dim=0, keepdim=True)
         assert torch.allclose(ray_to_z(distance, camera), depth)
         assert distance[0, 0, 0] > 1.1 * depth[0, 0, 0]
         told.append([abs(value) for value in (*flatness(depth, camera), *flatness(distance, camera))])
@@ -112,6 +112,7 @@ def test_one_screen(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) <= 24
     assert "4 images of photographs" in printed and "splits: train 2, val 0, test 2" in printed and "32×24 (4)" in printed
+    assert "a fit holds out the first 2: 1 of 2 scans or scenes, whole" in printed
     assert "ok     depth is z-depth" in printed and "look   " not in printed
 
 

@@ -124,9 +124,9 @@ def table(path, rows):
         csv.DictWriter(file, rows[0]).writerows(rows)
 
 
-def rows(count=3):
+def rows(count=3, split="val"):
     return [dict(image=f"files/photo{i}.png", normal=f"files/photo{i}-normal.npy", depth=f"files/photo{i}-depth.npy",
-                 split="val" if i else "train", fx=30, fy=31, cx=16, cy=12) for i in range(count)]
+                 split=split if i else "train", fx=30, fy=31, cx=16, cy=12) for i in range(count)]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -139,7 +139,9 @@ def test_a_manifest_says_what_belongs_together(tmp_path, ending):
         parquet = pytest.importorskip("pyarrow.parquet")
         import pyarrow
         parquet.write_table(pyarrow.Table.from_pylist(rows()), path)
-    data = get_data(path)
+    with pytest.raises(ValueError, match="split: .*data.* holds train and val; choose one, split=train for .*or split=all"):
+        get_data(path)
+    data = get_data(f"{path},split=all")
     assert (data.count, data.exact, data.splits) == (3, ("normal", "depth"), {"train": 1, "val": 2})
     data = get_data(f"{path},split=val")
     sample = data.sample(0, ("depth",))
@@ -155,19 +157,19 @@ def test_a_manifest_that_cannot_be_followed(tmp_path):
     table(path, [dict(picture="a.png", normal="b.npy")])
     with pytest.raises(ValueError, match="data.csv lacks the column image; it has picture, normal"):
         get_data(path)
-    table(path, [dict(row, normals="x", normal="") for row in rows()])
+    table(path, [dict(row, normals="x", normal="") for row in rows(split="train")])
     data = get_data(path)
     assert data.exact == ("depth",) and data.notes == ["column 'normals' is not used; did you mean normal?"]
-    table(path, [dict(row, image="files/photo0.png") for row in rows()])
+    table(path, [dict(row, image="files/photo0.png") for row in rows(split="train")])
     with pytest.raises(ValueError, match="has 3 rows named 'files/photo0'"):
         get_data(path)
-    table(path, [dict(row, fx="wide") for row in rows()])
+    table(path, [dict(row, fx="wide") for row in rows(split="train")])
     with pytest.raises(ValueError, match="line 2: fx, fy, cx, cy are wide, 31, 16, 12; expected four numbers"):
         get_data(path)
-    table(path, [dict(row, image="") for row in rows()])
+    table(path, [dict(row, image="") for row in rows(split="train")])
     with pytest.raises(ValueError, match="line 2: no image"):
         get_data(path)
-    table(path, [dict(row, depth="files/none.npy") for row in rows()])
+    table(path, [dict(row, depth="files/none.npy") for row in rows(split="train")])
     with pytest.raises(ImageError, match="none.npy: there is no such file"):
         get_data(path).sample(0, ("depth",))
     path.write_text("image,depth\n")
@@ -212,7 +214,8 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("streaming", ["false", "true"])
 def test_a_hugging_face_dataset(hub, streaming):
     path, depth, normal = hub
-    data = get_data(f"hf:{path},depth_scale=1000,streaming={streaming}" + (",count=3" if streaming == "true" else ""))
+    count = ",count=3" if streaming == "true" else ""
+    data = get_data(f"hf:{path},split=test,depth_scale=1000,streaming={streaming}{count}")
     assert (data.count, data.exact) == (3, ("normal", "depth"))
     assert data.columns == {"image": "image", "normal": "normal", "depth": "depth_map"}
     for index in (2, 0, 1):                          # a stream begins again where it must
@@ -228,14 +231,14 @@ def test_a_hugging_face_dataset_that_cannot_be_used(hub, monkeypatch):
     with pytest.raises(ValueError, match="split: unknown name 'val'; .*known: train, test"):
         get_data(f"hf:{path},split=val")
     with pytest.raises(ValueError, match="depth: unknown name 'depth_mapp'; did you mean 'depth_map'"):
-        get_data(f"hf:{path},depth=depth_mapp")
-    with pytest.raises(ImageError, match="row 0, depth_map: nothing says what its codes are in metres; give depth_scale"):
-        get_data(f"hf:{path}").sample(0, ("depth",))
+        get_data(f"hf:{path},split=test,depth=depth_mapp")
+    with pytest.raises(ImageError, match="test, row 0, depth_map: nothing says what its codes are in metres; give depth_scale"):
+        get_data(f"hf:{path},split=test").sample(0, ("depth",))
     with pytest.raises(ValueError, match="streaming: expected true or false, got 'yes'"):
         get_data(f"hf:{path},streaming=yes")
     with pytest.raises(ValueError, match="no image 3 in data"):
-        get_data(f"hf:{path}").sample(3)
-    stream = get_data(f"hf:{path},streaming=true,count=5")
+        get_data(f"hf:{path},split=test").sample(3)
+    stream = get_data(f"hf:{path},split=test,streaming=true,count=5")
     with pytest.raises(ImageError, match="it ended after 3 rows, row 4 was asked for; give count=3"):
         stream.sample(4)
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -66,6 +66,10 @@ def _heading(found: Checked) -> list[str]:
     for label, parts in (("splits", getattr(data, "splits", None)), ("parts", getattr(data, "parts", None))):
         if parts and len(parts) > 1:
             lines.append(f"{label}: " + ", ".join(f"{name} {number:,}" for name, number in parts.items()))
+    if getattr(data, "grouped", False):
+        held = data.first_training_index
+        groups = [len({data.group(i) for i in part}) for part in (range(held), range(data.count))]
+        lines.append(f"a fit holds out the first {held:,}: {groups[0]} of {groups[1]} scans or scenes, whole")
     sizes = [f"{width}×{height} ({number})" for (height, width), number in found.sizes.most_common(4)]
     if sizes:
         more = f", {len(found.sizes) - 4} other sizes" if len(found.sizes) > 4 else ""

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from generators._names import unknown
 
+from ._options import decoded, named, place_of
 from ._sample import Sample
+
+LEAST = 10      # images that a fit can be made of
 
 
 class Data(ABC):
@@ -62,6 +65,10 @@ class Data(ABC):
         """What an image is called in tables and files, unique within this data."""
         return f"{index:06d}"
 
+    def group(self, index: int) -> str:
+        """What an image must not be parted from, a scan or a scene: a group is held out as a whole, or not at all."""
+        return self.sample_name(index)
+
     def options(self, intrinsic: str) -> dict:
         """Options of the intrinsic's encoding that the exact maps need: for depth, `near` and `far`."""
         return {}
@@ -78,8 +85,15 @@ class Data(ABC):
 
     @property
     def first_training_index(self) -> int:
-        """Images before this one are held out for evaluation: a fifth, or a million where there is no end."""
+        """Images before this one are held out for evaluation: about a fifth, in whole groups; a million where there is no
+        end."""
         return 1_000_000 if self.count is None else max(1, self.count // 5)
+
+    def check_training(self) -> None:
+        """Raises ValueError where there are too few images to fit a probe on, and to score it by others."""
+        if self.count is not None and (self.count < LEAST or self.count <= self.first_training_index):
+            raise ValueError(f"data: {self.name} holds {self.count} image{'s' * (self.count != 1)}; a probe needs at least "
+                             f"{LEAST}, a fifth of which are held out to score it")
 
     def training(self, most: int) -> range:
         """The first images that are not held out, by number: `most`, or what there is."""
@@ -99,7 +113,8 @@ class Reader:
     """A layout of files that images come in.
 
     Args:
-        open: (path, **options) -> Data; options are the keyword arguments that may follow the path
+        open: (path, **options) -> Data; options are the keyword arguments that may follow the path. Data that does not name
+            itself is named KIND:PATH,OPTION=VALUE,…, as it was asked for
         about: one line
         recognises: whether what lies at a path is of this layout
     """
@@ -134,9 +149,11 @@ def get_data(data: str | Path | Data) -> Data:
 
     Args:
         data: the images themselves; a registered name; the path of a folder or file, whose layout is recognised; or
-            KIND:PATH,OPTION=VALUE,… where the layout shall not be guessed, or has options: diode:/data/diode,split=val
+            KIND:PATH,OPTION=VALUE,… where the layout shall not be guessed, or has options: diode:/data/diode,split=val.
+            A comma within a path or a value is written %2C, and %, if need be, %25
 
-    Raises UnknownNameError with the nearest names, ValueError for options that the layout does not have.
+    Raises UnknownNameError with the nearest names, ValueError for a path that does not exist and for options that the layout
+    does not have.
     """
     if isinstance(data, Data):
         return data
@@ -147,14 +164,17 @@ def get_data(data: str | Path | Data) -> Data:
     if colon and kind in _READERS:
         return _opened(kind, rest)
     path = Path(text).expanduser()
-    if not path.exists() and "," in text:                       # PATH,OPTION=VALUE with the layout recognised
-        path = Path(text.partition(",")[0]).expanduser()
+    if not path.exists():                                       # PATH,OPTION=VALUE with the layout recognised
+        path = place_of(text.partition(",")[0])
     if path.exists():
         kind = layout_of(path)
         if kind is None:
             raise ValueError(f"data: {path} is of no layout known here ({', '.join(_READERS)}); `probes list data` tells what "
                              "each looks like")
         return _opened(kind, text)
+    if "/" in text or text.startswith((".", "~")):
+        hub = f", or hf:{text} for a dataset of the Hugging Face hub" if not text.startswith((".", "~", "/")) else ""
+        raise ValueError(f"data: there is no {path.resolve()}; check the path{hub}")
     raise unknown("data", text, [*_FACTORIES, *(f"{kind}:PATH" for kind in _READERS), "the path of a folder or file"])
 
 
@@ -168,15 +188,15 @@ def _opened(kind: str, text: str) -> Data:
     wrong = next((pair for pair in pairs if "=" not in pair), None)
     if wrong is not None:
         raise ValueError(f"data: expected OPTION=VALUE behind the path of {kind}:{path}, got {wrong!r}; for instance "
-                         f"{kind}:{path},split=val")
-    options = dict(pair.split("=", 1) for pair in pairs)
+                         f"{kind}:{path},split=val (a comma within a path is written %2C)")
+    options = {key: decoded(value) for key, value in (pair.split("=", 1) for pair in pairs)}
     known = list(inspect.signature(_READERS[kind].open).parameters)[1:]
     if unknown_ones := sorted(set(options) - set(known)):
         raise unknown(f"data: {kind}", unknown_ones[0], known)
-    place = Path(path).expanduser()
+    place = place_of(path)
     opened = _READERS[kind].open(place, **options)
-    opened.name = ",".join([f"{kind}:{place.resolve() if place.exists() else path}",
-                            *(f"{key}={value}" for key, value in sorted(options.items()))])
+    if not getattr(opened, "name", ""):
+        opened.name = named(kind, place.resolve() if place.exists() else path, **options)
     return opened
 
 

@@ -85,6 +85,8 @@ def check(data: Data, samples: int = 8, full: bool = False, seed: int = 0,
             sample = data.sample(index, data.exact)
         except (ValueError, OSError) as error:
             found.unreadable.append(str(error))
+        except MemoryError:
+            found.unreadable.append(f"{data.sample_name(index)}: it does not fit into the memory")
         else:
             if index in wanted:
                 _look(found, gathered, index, sample)
@@ -145,7 +147,8 @@ def _look(found: Checked, gathered: _Gathered, index: int, sample: Sample) -> No
         if not gathered.add(name, map):
             found.empty[sample.name] = name
         small = _thumbnail(map, name)
-        found.thumbnails.setdefault(name, []).append(display(name, small[None])[0])
+        picture = display(name, small[None], meaning=found.data.meaning(name))[0]
+        found.thumbnails.setdefault(name, []).append(picture)
         if name in gathered.small:
             gathered.small[name].append(resize_map(map, _SMALL, name))
     if sample.camera is not None:
@@ -186,12 +189,17 @@ def _judge_depth(found: Checked, gathered: _Gathered) -> None:
     if "depth" not in found.channels:
         return
     low, _, median, _, high = found.channels["depth"].values
+    meaning = found.data.meaning("depth")
+    if high - low < 1e-6 * abs(high):
+        found.hints.append(f"depth: it is {high:.4g} everywhere")
+    if meaning != "metric":
+        found.facts.append(f"depth is {meaning}, known up to a scale and a shift: nothing to check in metres")
+        return
     if median > 300:
         found.hints.append(f"depth: its median is {median:.4g}, expected metres; millimetres? give depth_scale=1000")
     elif high <= 1.0001:
-        found.hints.append(f"depth: it runs from {low:.3g} to {high:.3g}, expected metres; relative depth or disparity?")
-    elif high - low < 1e-6 * abs(high):
-        found.hints.append(f"depth: it is {high:.4g} everywhere")
+        found.hints.append(f"depth: it runs from {low:.3g} to {high:.3g}, expected metres; relative depth or disparity? "
+                           "depth_meaning= says so")
     bends = np.array(gathered.bends, dtype=float).reshape(-1, 2)
     bends = bends[np.isfinite(bends).all(1)]
     if len(bends):

@@ -6,6 +6,9 @@
                                                               …_normal.npy       float [H, W, 3], an archive of its own
     PATH/diode_meta.json     the official list {split: {scenes: {scene: {scan: [name, …]}}}}, used where it is there
 
+Images of one scan overlap, crops of one panorama among them: whole scans are held out of a fit, indoors and outdoors alike, and
+the images are numbered accordingly (`_held_out`).
+
 The validation split, on which the paper scores real images, is 771 images: 325 indoors and 446 outdoors.
 
 Normals are stored in OpenGL's frame (x right, y up, z towards the viewer), a zero vector where there is none.
@@ -22,11 +25,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ..images import read_image
 from ._map_files import physical, read_npy, same_size
-from ._options import choice
+from ._options import choice, existing, named
 from ._photographs import Photographs
+from ._pictures import picture_size
 from ._rays import ray_to_z
 from ._sample import Camera, Sample
 
@@ -38,7 +43,7 @@ _CAMERA = (886.81, 927.06, 512.0, 384.0, 1024, 768)
 
 
 class Diode(Photographs):
-    """Images of one split in the order of the official list, or of their paths.
+    """Images of one split, of the official list or all that are there, those of held-out scans first.
 
     Args:
         path: the folder that holds `train` and `val`, or one of these
@@ -50,19 +55,23 @@ class Diode(Photographs):
     masked = True
 
     def __init__(self, path: str | Path, split: str | None = None, scenes: str = "all", distance: str = "z"):
-        root, split = _root(Path(path).expanduser().resolve(), split)
+        path = existing(path)
+        self.name = named("diode", path, split=split, scenes=None if scenes == "all" else scenes,
+                          distance=None if distance == "z" else distance)
+        root, split = _root(path, split)
         choice("scenes", scenes, SCENES)
         self._ray = choice("distance", distance, ("z", "ray")) == "ray"
         self.root, self.split = root, split
         kinds = [kind for kind in SCENES[scenes] if (root / split / kind).is_dir()]
         if not kinds:
             raise ValueError(f"data: {root / split} has no folder {' or '.join(SCENES[scenes])}; {LAYOUT}")
-        self.name = f"{root}/{split}" + ("" if scenes == "all" else f", {scenes}")
         files = {kind: _tree(root / split / kind, root) for kind in kinds}
         there = set().union(*files.values())
         listed = _listed(root, split, kinds)
         candidates = sorted(name[:-4] for name in there if name.endswith(".png")) if listed is None else listed
-        self._names = [name for name in candidates if name + ".png" in there]
+        names = [name for name in candidates if name + ".png" in there]
+        parents = [name.rpartition("/")[0] for name in names]
+        self._names = [names[i] for i in self.arrange(names, parents, [parent.split("/")[1] for parent in parents])]
         self.missing = len(candidates) - len(self._names)
         self.count = len(self._names)
         if not self.count:
@@ -87,21 +96,28 @@ class Diode(Photographs):
         endings = [".png", *(f"_{name}.npy" for name in self.exact)]
         return [Path(f"{stem}{ending}") for ending in [*endings, *["_depth_mask.npy"] * (self._names[index] in self._masks)]]
 
-    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+    def identity(self) -> dict:
+        return dict(distance="ray" if self._ray else "z")
+
+    def maps(self, index: int, intrinsics: Sequence[str]) -> dict[str, Tensor]:
         self.require(intrinsics)
         name = self._names[index]
         stem = str(self.root / name)
-        image = read_image(f"{stem}.png").pixels
-        camera = _camera(image.shape[2], image.shape[1])
         mask = read_npy(Path(f"{stem}_depth_mask.npy")) if intrinsics and name in self._masks else None
         maps = {}
         for intrinsic in intrinsics:
             path = Path(f"{stem}_{intrinsic}.npy")
             maps[intrinsic] = physical(read_npy(path), intrinsic, str(path), "opengl", mask=mask)
-        same_size(maps, image, stem)
+        if maps:
+            same_size(maps, picture_size(Path(f"{stem}.png"), f"{stem}.png"), stem)
         if self._ray and "depth" in maps:
-            maps["depth"] = ray_to_z(maps["depth"], camera)
-        return Sample(name, image, maps, camera)
+            maps["depth"] = ray_to_z(maps["depth"], _camera(*maps["depth"].shape[:0:-1]))
+        return maps
+
+    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+        maps = self.maps(index, intrinsics)
+        image = read_image(f"{self.root / self._names[index]}.png").pixels
+        return Sample(self._names[index], image, maps, _camera(image.shape[2], image.shape[1]))
 
 
 def recognises(path: Path) -> bool:

@@ -1,11 +1,16 @@
 """Photographs as data, and nothing known about them; fits see them as the paper does, resized straight to a square."""
 from __future__ import annotations
 
+import glob
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..images import gather, read_image, stems
+from ._base import LEAST, layout_of
+from ._options import existing, named
 from ._photographs import Photographs
 from ._sample import Sample
 
@@ -20,7 +25,7 @@ class Images(Photographs):
         if wrong is not None:
             raise ValueError(f"images: expected files, got {type(wrong).__name__}; save it first, or call the teacher itself: "
                              "teacher.label(image, intrinsic)")
-        self.name = str(Path(items).resolve()) if isinstance(items, (str, Path)) else f"{len(self.paths)} images"
+        self.name = str(Path(items).expanduser().resolve()) if isinstance(items, (str, Path)) else f"{len(self.paths)} images"
         self.count, self._names = len(self.paths), stems(self.paths)
 
     def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
@@ -33,15 +38,32 @@ class Images(Photographs):
     def files(self, index: int) -> list[Path]:
         return [self.paths[index]]
 
+    def identity(self) -> dict:
+        return {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all files' bytes, in order: runs of the first version know their images by it."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            with open(path, "rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        return digest.hexdigest()
+
 
 class ImageFolder(Images):
-    """A folder to fit on, a fifth of which is held out. Raises ValueError if there are fewer than ten images."""
+    """A folder to fit on, a fifth of which is held out: the first by name. It is called by its path alone, unless another
+    layout would recognise itself there. Raises ValueError if there are fewer than ten images."""
 
     def __init__(self, folder: str | Path):
-        super().__init__(folder)
-        if self.count < 10:
-            raise ValueError(f"data: {folder} holds {self.count} images; a probe needs at least 10, a fifth of which are "
-                             "held out to score it")
+        pattern = glob.has_magic(str(folder)) and not Path(folder).expanduser().exists()
+        super().__init__(folder if pattern else existing(folder))
+        if self.count < LEAST:
+            raise ValueError(f"data: {folder} holds {self.count} image{'s' * (self.count != 1)}; a probe needs at least "
+                             f"{LEAST}, a fifth of which are held out to score it")
+        if pattern or layout_of(Path(self.name)) != "images":
+            self.name = named("images", self.name)
 
 
 def recognises(path: Path) -> bool:

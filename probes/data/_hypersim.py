@@ -21,6 +21,9 @@ Every file holds one array, "dataset". What becomes of them:
 
 The camera has 60° across, so fx = fy = 512 / tan 30° = 886.81 at 1024×768; scenes with a tilted lens differ, as
 metadata_camera_parameters.csv tells (its M_cam_from_uv takes (u, v, 1), v upwards, both in [-1, 1], to the ray).
+
+Frames of one scene show the same rooms: whole scenes are held out of a fit, and the frames are numbered accordingly
+(`_held_out`).
 """
 from __future__ import annotations
 
@@ -34,16 +37,18 @@ import torch
 from torch import Tensor
 
 from ..images import ImageError, read_image
-from ._hdf5 import read_hdf5
+from ._hdf5 import read_hdf5, shape_of
 from ._map_files import physical, same_size
-from ._options import choice
+from ._options import choice, existing, named
 from ._photographs import Photographs
+from ._pictures import picture_size
 from ._sample import Camera, Sample
 from .colour import linear_to_srgb
 
 SPLITS_CSV, CAMERAS_CSV = "metadata_images_split_scene_v1.csv", "metadata_camera_parameters.csv"
 _MAPS = {"normal": ("geometry_hdf5", "normal_cam"), "depth": ("geometry_hdf5", "depth_meters"),
          "albedo": ("final_hdf5", "diffuse_reflectance"), "shading": ("final_hdf5", "diffuse_illumination")}
+_SEEN = ("geometry_hdf5", "render_entity_id")      # -1 where a pixel sees nothing
 _SCENE, _CAMERA = re.compile(r"ai_\d{3}_\d{3}"), re.compile(r"scene_(cam_\d+)_final_(preview|hdf5)")
 _FRAME = re.compile(r"frame\.(\d{4})\.(tonemap\.jpg|color\.hdf5)")
 _HALF_WIDTH = float(np.tan(np.pi / 6))
@@ -53,7 +58,7 @@ LAYOUT = ("expected the official layout: PATH/ai_001_001/images/scene_cam_00_fin
 
 
 class Hypersim(Photographs):
-    """Frames in the order of scene, camera and number.
+    """Frames of one split or of all, those of held-out scenes first.
 
     Args:
         path: folder of the scenes
@@ -64,7 +69,9 @@ class Hypersim(Photographs):
     masked = True
 
     def __init__(self, path: str | Path, split: str = "all", image: str = "auto"):
-        self.root = Path(path).expanduser().resolve()
+        self.root = existing(path)
+        self.name = named("hypersim", self.root, split=None if split == "all" else split,
+                          image=None if image == "auto" else image)
         choice("split", split, ("all", "train", "val", "test"))
         choice("image", image, ("auto", "preview", "hdf5"))
         wanted = {"auto": ("preview", "hdf5"), "preview": ("preview",), "hdf5": ("hdf5",)}[image]
@@ -74,17 +81,17 @@ class Hypersim(Photographs):
         self.splits = {"all": len(frames)}
         official = _official(self.root, required=split != "all")
         if official is not None:
-            named = {frame: official.get(frame, "") for frame in frames}
-            self.splits = {name: sum(part == name for part in named.values()) for name in ("train", "val", "test")}
+            parts = {frame: official.get(frame, "") for frame in frames}
+            self.splits = {name: sum(part == name for part in parts.values()) for name in ("train", "val", "test")}
             if split != "all":
-                frames = [frame for frame in frames if named[frame] == split]
+                frames = [frame for frame in frames if parts[frame] == split]
                 if not frames:
                     there_too = ", ".join(f"{name} ({count})" for name, count in self.splits.items() if count) or "none"
                     raise ValueError(f"split: none of the scenes in {self.root} is of {split}; there are {there_too}")
-        self._frames = frames
+        names = ["/".join((scene, camera, str(number))) for scene, camera, number in frames]
+        frames = [frames[i] for i in self.arrange(names, [frame[0] for frame in frames], [""] * len(frames))]
+        self._frames, self._wanted = frames, wanted
         self.count = len(frames)
-        self.name = str(self.root) + ("" if split == "all" else f", {split}")
-        self._wanted = wanted
         self.found = {name: sum(_place(*frame, *_MAPS[name]) in there for frame in frames) for name in _MAPS}
         self.exact = tuple(name for name, count in self.found.items() if count == self.count)
         self._cameras = _cameras(self.root)
@@ -95,34 +102,49 @@ class Hypersim(Photographs):
 
     def files(self, index: int) -> list[Path]:
         frame = self._frames[index]
-        return [self._image_file(frame), *(self.root / _place(*frame, *_MAPS[name]) for name in self.exact)]
+        image, seen = self._image_file(frame), self.root / _place(*frame, *_SEEN)
+        exposed = [seen] if image.suffix == ".hdf5" and seen.is_file() else []
+        return [image, *(self.root / _place(*frame, *_MAPS[name]) for name in self.exact), *exposed]
 
-    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+    def identity(self) -> dict:
+        scenes = {frame[0] for frame in self._frames}
+        return dict(image=list(self._wanted),
+                    cameras={scene: matrix.tolist() for scene, matrix in sorted(self._cameras.items()) if scene in scenes})
+
+    def maps(self, index: int, intrinsics: Sequence[str]) -> dict[str, Tensor]:
         self.require(intrinsics)
         frame = self._frames[index]
+        maps = {name: self._map(frame, name) for name in intrinsics}
+        if maps:
+            path = self._image_file(frame)
+            size = shape_of(path, "dataset")[:2] if path.suffix == ".hdf5" else picture_size(path, str(path))
+            same_size(maps, size, str(path))
+        return maps
+
+    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+        maps, frame = self.maps(index, intrinsics), self._frames[index]
         path = self._image_file(frame)
-        image = (self._tonemapped(frame, path) if path.suffix == ".hdf5" else read_image(path).pixels)
-        matrix = self._cameras.get(frame[0])
+        image = self._tonemapped(frame, path) if path.suffix == ".hdf5" else read_image(path).pixels
         height, width = image.shape[1:]
-        if matrix is None:
-            matrix = np.diag([_HALF_WIDTH, _HALF_WIDTH * height / width, -1.0])
-        maps = {name: self._map(frame, name, matrix) for name in intrinsics}
-        same_size(maps, image, str(path))
-        return Sample(self.sample_name(index), image, maps, _pinhole(matrix, width, height))
+        return Sample(self.sample_name(index), image, maps, _pinhole(self._matrix(frame, height, width), width, height))
+
+    def _matrix(self, frame: tuple[str, str, int], height: int, width: int) -> np.ndarray:
+        known = self._cameras.get(frame[0])
+        return np.diag([_HALF_WIDTH, _HALF_WIDTH * height / width, -1.0]) if known is None else known
 
     def _image_file(self, frame: tuple[str, str, int]) -> Path:
         places = {"preview": ("final_preview", "tonemap", "jpg"), "hdf5": ("final_hdf5", "color", "hdf5")}
         paths = [self.root / _place(*frame, *places[kind]) for kind in self._wanted]
         return next((path for path in paths if path.is_file()), paths[0])
 
-    def _map(self, frame: tuple[str, str, int], name: str, matrix: np.ndarray) -> Tensor:
+    def _map(self, frame: tuple[str, str, int], name: str) -> Tensor:
         path = self.root / _place(*frame, *_MAPS[name])
         values = read_hdf5(path, "dataset")
         if name == "shading":
             values = values.astype(np.float32).mean(-1, keepdims=True) if values.ndim == 3 else values
         map = physical(values, name, str(path), "opengl")
         if name == "depth":
-            return map * _axis(matrix, *map.shape[1:])
+            return map * _axis(self._matrix(frame, *map.shape[1:]), *map.shape[1:])
         if name == "albedo":
             return linear_to_srgb(map.clamp(0, 1))
         if name == "shading":
@@ -138,7 +160,7 @@ class Hypersim(Photographs):
             raise ImageError(f"{path}: an array of shape {list(colour.shape)}; expected [H, W, 3]")
         colour = np.nan_to_num(colour, posinf=0, neginf=0)
         bright = colour @ np.array([0.3, 0.59, 0.11], np.float32)
-        entity = self.root / _place(*frame, "geometry_hdf5", "render_entity_id")
+        entity = self.root / _place(*frame, *_SEEN)
         if entity.is_file() and (seen := read_hdf5(entity, "dataset") != -1).shape == bright.shape and seen.any():
             bright = bright[seen]
         level = float(np.percentile(bright, 90))

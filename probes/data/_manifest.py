@@ -3,9 +3,10 @@
     image,normal,depth,mask,split,fx,fy,cx,cy
     rooms/1.jpg,truth/1_n.npy,truth/1_d.exr,,val,518.9,519.5,325.1,253.2
 
-Columns: `image`; one for each intrinsic that is known (normal, depth, albedo, shading); optional `mask`, `name`, `split`, and
-the camera in pixels of the image, `fx`, `fy`, `cx`, `cy`. Paths are relative to the table. What the files may be, and what
-frame= and depth_scale= mean, is told in `_beside`. Other columns are left alone, and named by `probes data check`.
+Columns: `image`; one for each intrinsic that is known (normal, depth, albedo, shading); optional `mask`, `name`, `split`,
+`group` (a scan, a scene: what shall not be divided between images to learn from and images to be scored on), and the camera in
+pixels of the image, `fx`, `fy`, `cx`, `cy`. Paths are relative to the table. What the files may be, and what frame=,
+depth_scale= and depth_meaning= mean, is told in `_beside`. Other columns are left alone, and named by `probes data check`.
 """
 from __future__ import annotations
 
@@ -18,24 +19,27 @@ from pathlib import Path
 from generators._names import unknown
 
 from .._intrinsics import intrinsics
+from ._options import existing, named
 from ._paired import Pair, Paired
 from ._sample import Camera
 
 _CAMERA = ("fx", "fy", "cx", "cy")
+_OTHER = ("image", "mask", "name", "split", "group", *_CAMERA)
+ALL = "all"
 
 
 class Manifest(Paired):
-    """Rows in the order of the table.
+    """Rows in the order of the table, or, where it has groups, in one that holds whole groups out.
 
     Args:
         path: .csv or .parquet
-        split: only rows whose column `split` says so
-        frame, depth_scale: see `probes.data._beside.Beside`
+        split: only rows whose column `split` says so; "all" for all, which must be asked for where there are several
+        frame, depth_scale, depth_meaning: see `probes.data._beside.Beside`
     """
 
     def __init__(self, path: str | Path, split: str | None = None, frame: str | None = None,
-                 depth_scale: str | float | None = None):
-        path = Path(path).expanduser().resolve()
+                 depth_scale: str | float | None = None, depth_meaning: str | None = None):
+        path = existing(path)
         rows, columns = _rows(path)
         if "image" not in columns:
             raise ValueError(f"data: {path} lacks the column image; it has {', '.join(columns) or 'none'}")
@@ -45,19 +49,24 @@ class Manifest(Paired):
         for row in rows:
             if row.get("split"):
                 self.splits[row["split"]] = self.splits.get(row["split"], 0) + 1
-        if split is not None:
+        if split is None and len(self.splits) > 1:
+            raise ValueError(f"split: {path} holds {' and '.join(self.splits)}; choose one, split={next(iter(self.splits))} "
+                             f"for instance, or split={ALL}")
+        if split not in (None, ALL):
             if "split" not in columns:
                 raise ValueError(f"split: {path} has no column split; leave it out")
             if split not in self.splits:
-                raise unknown("split", split, self.splits)
-        chosen = [(line, row) for line, row in enumerate(rows, 2) if split is None or row.get("split") == split]
+                raise unknown("split", split, [*self.splits, ALL])
+        everything = split is None or (split == ALL and ALL not in self.splits)
+        chosen = [(line, row) for line, row in enumerate(rows, 2) if everything or row.get("split") == split]
         if not chosen:
             raise ValueError(f"data: {path} has no rows; expected one an image")
         pairs = [_pair(path, line, row, maps) for line, row in chosen]
         most, times = Counter(pair.name for pair in pairs).most_common(1)[0]
         if times > 1:
             raise ValueError(f"data: {path} has {times} rows named {most!r}; give each its own in a column name")
-        super().__init__(str(path) if split is None else f"{path}, {split}", pairs, frame, depth_scale)
+        name = named("manifest", path, split=split, frame=frame, depth_scale=depth_scale, depth_meaning=depth_meaning)
+        super().__init__(name, pairs, frame, depth_scale, depth_meaning)
 
 
 def recognises(path: Path) -> bool:
@@ -91,7 +100,7 @@ def _parquet(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"data: {path} is no Parquet, damaged or incomplete ({' '.join(str(error).split())})") from error
     columns = table.column_names
-    kept = [name for name in columns if name in {"image", "mask", "name", "split", *_CAMERA, *intrinsics()}]
+    kept = [name for name in columns if name in {*_OTHER, *intrinsics()}]
     if "image" in kept and not pyarrow.types.is_string(table.schema.field("image").type) \
             and not pyarrow.types.is_large_string(table.schema.field("image").type):
         raise ValueError(f"data: the column image of {path} holds {table.schema.field('image').type}, expected paths; for "
@@ -106,7 +115,7 @@ def _pair(path: Path, line: int, row: dict[str, str], maps: list[str]) -> Pair:
     name = row.get("name") or Path(row["image"]).with_suffix("").as_posix()
     files = {key: path.parent / row[key] for key in maps if row.get(key)}
     mask = path.parent / row["mask"] if row.get("mask") else None
-    return Pair(name, path.parent / row["image"], files, mask, _camera(path, line, row))
+    return Pair(name, path.parent / row["image"], files, mask, _camera(path, line, row), row.get("group", ""))
 
 
 def _camera(path: Path, line: int, row: dict[str, str]) -> Camera | None:
@@ -124,7 +133,7 @@ def _camera(path: Path, line: int, row: dict[str, str]) -> Camera | None:
 
 
 def _left_out(columns: list[str], maps: list[str]) -> list[str]:
-    known = {"image", "mask", "name", "split", *_CAMERA, *intrinsics()}
+    known = {*_OTHER, *intrinsics()}
     notes = []
     for column in columns:
         if column not in known:

@@ -2,23 +2,28 @@
 
     nyu_depth_v2_labeled.mat     HDF5 (MATLAB 7.3): images uint8 [1449, 3, 640, 480], depths and rawDepths float32
                                  [1449, 640, 480], z-depth in metres aligned with the image; MATLAB's order, so W before H
+                                 scenes, cell array of names like kitchen_0003b
     splits.mat                   beside it: trainNdxs (795) and testNdxs (654), counted from 1
 
 `depths` has its holes filled by colourisation; in `rawDepths` they are 0. The camera is the toolbox's of the colour image
 (camera_params.m: fx 518.85790, fy 519.46961, cx 325.58245, cy 253.73617), whose pixels are counted from 1 at their centre, so
-that half a pixel is taken off here. The images keep their white frame; the crops of protocols leave it out.
+that half a pixel is taken off here. The images keep their white frame; the crops of protocols leave it out. Frames of
+one scene (its recordings a, b, … together) are held out of a fit together, where the file names them, and the frames are
+numbered accordingly (`_held_out`).
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ..images import ImageError, read_image
-from ._hdf5 import read_hdf5, shape_of
+from ._hdf5 import read_hdf5, read_strings, shape_of
 from ._map_files import physical, same_size
-from ._options import choice
+from ._options import choice, existing, named
 from ._photographs import Photographs
 from ._sample import Camera, Sample
 
@@ -28,7 +33,7 @@ _INDICES = {"train": "trainNdxs", "test": "testNdxs"}
 
 
 class Nyu(Photographs):
-    """Frames of one split in the official order.
+    """Frames of one split, those of held-out scenes first; without names of scenes, in the official order.
 
     Args:
         path: nyu_depth_v2_labeled.mat, or the folder it lies in
@@ -42,7 +47,8 @@ class Nyu(Photographs):
         choice("split", split, ("test", "train", "all"))
         self._dataset = DEPTHS[choice("depth", depth, DEPTHS)]
         self.masked = depth == "raw"
-        path = Path(path).expanduser().resolve()
+        path = existing(path)
+        self.name = named("nyu", path, split=None if split == "test" else split, depth=None if depth == "filled" else depth)
         self.path = path / "nyu_depth_v2_labeled.mat" if path.is_dir() else path
         shapes = {name: shape_of(self.path, name) for name in ("images", self._dataset)}
         images, depths = shapes["images"], shapes[self._dataset]
@@ -51,9 +57,12 @@ class Nyu(Photographs):
                              "[N, 3, W, H] and [N, W, H] of nyu_depth_v2_labeled.mat")
         self._indices = _indices(self.path, split, images[0])
         self.count = len(self._indices)
-        self.name = f"{self.path}, {split}" + (", raw" if depth == "raw" else "")
         self.found = {"depth": self.count}
-        self._shape = images
+        scenes = read_strings(self.path, "scenes", images[0])
+        if scenes is not None:
+            groups = [re.sub(r"(?<=\d)[a-z]$", "", scenes[i]) or str(i) for i in self._indices]
+            order = self.arrange([str(i) for i in self._indices], groups, [""] * self.count)
+            self._indices = self._indices[order]
         self.splits = {name: len(_indices(self.path, name, images[0])) for name in _INDICES
                        if (self.path.parent / "splits.mat").is_file()} or {"all": images[0]}
 
@@ -63,30 +72,25 @@ class Nyu(Photographs):
     def files(self, index: int) -> list[Path]:
         return [self.path]
 
-    @property
-    def fingerprint(self) -> str:
-        import hashlib
+    def identity(self) -> dict:
+        return dict(depth=self._dataset)
 
-        digest = hashlib.sha256(f"nyu {self._dataset} {self._shape} {self._indices.tolist()}".encode())
-        size = self.path.stat().st_size
-        with open(self.path, "rb") as file:
-            digest.update(str(size).encode() + file.read(1 << 16))
-            file.seek(max(0, size - (1 << 16)))
-            digest.update(file.read())
-        return digest.hexdigest()
-
-    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+    def maps(self, index: int, intrinsics: Sequence[str]) -> dict[str, Tensor]:
         self.require(intrinsics)
         frame = int(self._indices[index])
-        name = f"{self.path}, frame {frame + 1}"
-        image = read_image(np.ascontiguousarray(read_hdf5(self.path, "images", frame).transpose(2, 1, 0)), name).pixels
-        maps = {}
-        if "depth" in intrinsics:
-            maps["depth"] = physical(read_hdf5(self.path, self._dataset, frame).T, "depth", name)
-        same_size(maps, image, name)
+        return {key: physical(read_hdf5(self.path, self._dataset, frame).T, key, self._told(frame)) for key in intrinsics}
+
+    def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
+        maps, frame = self.maps(index, intrinsics), int(self._indices[index])
+        codes = np.ascontiguousarray(read_hdf5(self.path, "images", frame).transpose(2, 1, 0))
+        image = read_image(codes, self._told(frame)).pixels
+        same_size(maps, image.shape[1:], self._told(frame))
         x, y = image.shape[2] / 640, image.shape[1] / 480
         return Sample(self.sample_name(index), image, maps,
                       Camera(CAMERA.fx * x, CAMERA.fy * y, CAMERA.cx * x, CAMERA.cy * y))
+
+    def _told(self, frame: int) -> str:
+        return f"{self.path}, frame {frame + 1}"
 
 
 def recognises(path: Path) -> bool:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,17 +13,23 @@ from torch import Tensor
 
 from ..images import Photo, fit
 from ._base import Data
+from ._held_out import held_out_first
 from ._resize import resize_map
 from ._sample import Sample
 
-_ENDS = 1 << 16     # bytes at either end of a file that its fingerprint reads
+_BLOCK = 1 << 16        # bytes of a large file that are read at each place, for its fingerprint
+_PLACES = 16            # in a large file
+_WHOLE = 8 << 20        # files up to so many bytes are read whole
 
 
 class Photographs(Data):
-    """Numbered files. A reader sets `count`, `exact` and `masked`, and says how one of them is read; nothing is kept in
-    memory, so a dataset may be larger than it."""
+    """Numbered files. A reader sets `name` (as `_options.named` puts it), `count`, `exact` and `masked`, and says how one of
+    them is read; nothing is kept in memory, so a dataset may be larger than it. One whose images come in scans or scenes
+    orders them with `arrange`."""
 
     world = "photographs"
+    _held: int | None = None
+    _groups: Sequence[str] = ()
 
     @abstractmethod
     def sample(self, index: int, intrinsics: Sequence[str] = ()) -> Sample:
@@ -32,33 +39,79 @@ class Photographs(Data):
     def files(self, index: int) -> list[Path]:
         """All files of image `index`: the image's first."""
 
+    @abstractmethod
+    def identity(self) -> dict:
+        """What decides, beside the bytes of the files, what images and maps are: options that choose, scale, turn or convert
+        them. Whatever JSON holds; {} where there is nothing such."""
+
+    def maps(self, index: int, intrinsics: Sequence[str]) -> dict[str, Tensor]:
+        """These maps of image `index`, at its own size. A reader that can, reads them without decoding the image."""
+        return self.sample(index, intrinsics).maps
+
+    def arrange(self, names: Sequence[str], groups: Sequence[str], kinds: Sequence[str]) -> list[int]:
+        """The order in which the images are numbered so that whole groups are held out (see `_held_out`); notes how many.
+        Call it once, with what is known of the images in whatever order."""
+        order, self._held = held_out_first(names, groups, kinds)
+        self._groups = [groups[i] for i in order]
+        return order
+
+    def group(self, index: int) -> str:
+        return self._groups[index] if self._groups else super().group(index)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether whole groups are held out, not the first images."""
+        return len(set(self._groups)) > 1
+
+    @property
+    def first_training_index(self) -> int:
+        return super().first_training_index if self._held is None else self._held
+
     def images(self, indices: Sequence[int], size: int) -> Tensor:
         return torch.stack([self._square(self.sample(i), size) for i in indices])
 
     def truth(self, indices: Sequence[int], size: int, intrinsic: str) -> Tensor:
         self.require((intrinsic,))
-        return torch.stack([resize_map(self.sample(i, (intrinsic,)).maps[intrinsic], (size, size), intrinsic) for i in indices])
+        return torch.stack([resize_map(self.maps(i, (intrinsic,))[intrinsic], (size, size), intrinsic) for i in indices])
 
     def options(self, intrinsic: str) -> dict:
-        return dict(encoding="percentile") if intrinsic == "depth" else {}       # photographs have no range in common
+        if intrinsic != "depth":
+            return {}
+        return dict(encoding="inverse" if self.meaning("depth") == "disparity" else "percentile")    # no range in common
 
     @staticmethod
     def _square(sample: Sample, size: int) -> Tensor:
         return fit(Photo(sample.image, sample.name), size=size, policy="square").pixels
 
+    @property
+    def story(self) -> dict:
+        """`identity`, and what the maps are taken for."""
+        return dict(reader=type(self).__name__, options=self.identity(), meaning={key: self.meaning(key) for key in self.exact})
+
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every file's place, size, and first and last 64 KiB: reading all of a large dataset would take hours,
-        and compressed files that differ differ there."""
-        digest = hashlib.sha256(type(self).__name__.encode())
+        """sha256 over the reader's options, what the maps mean, and every file's name, size and bytes: all of them up to 8 MiB
+        a file; of larger ones sixteen blocks of 64 KiB, the first, the last and the rest evenly between, since reading all of
+        a large dataset would take hours. A change to such a file that falls between two blocks and leaves its size goes
+        unnoticed."""
+        digest = hashlib.sha256(json.dumps(self.story, sort_keys=True).encode())
+        seen: set[Path] = set()                     # one file may hold all images
         for i in range(self.count):
             digest.update(self.sample_name(i).encode())
             for path in self.files(i):
-                size = path.stat().st_size
-                digest.update(f"{path.name} {size}".encode())
-                with open(path, "rb") as file:
-                    digest.update(file.read(_ENDS))
-                    if size > _ENDS:
-                        file.seek(max(_ENDS, size - _ENDS))
-                        digest.update(file.read())
+                if path not in seen:
+                    seen.add(path)
+                    _update(digest, path)
         return digest.hexdigest()
+
+
+def _update(digest, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}".encode())
+    with open(path, "rb") as file:
+        if size <= _WHOLE:
+            digest.update(file.read())
+            return
+        for place in range(_PLACES):
+            file.seek((size - _BLOCK) * place // (_PLACES - 1))
+            digest.update(file.read(_BLOCK))

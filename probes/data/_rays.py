@@ -25,11 +25,6 @@ def ray_to_z(distance: Tensor, camera: Camera) -> Tensor:
     return distance / rays(camera, *distance.shape[1:]).norm(dim=0, keepdim=True)
 
 
-def z_to_ray(depth: Tensor, camera: Camera) -> Tensor:
-    """z-depth [1, H, W] -> distance from the optical centre."""
-    return depth * rays(camera, *depth.shape[1:]).norm(dim=0, keepdim=True)
-
-
 def flatness(depth: Tensor, camera: Camera) -> tuple[float, float]:
     """How curved a map [1, H, W] makes the scene, if it is (z-depth, distance along the ray): the most frequent second
     difference of 1/z across an eighth of the image, as a share of 1/z. Flat things give 0, whatever else is in the picture.

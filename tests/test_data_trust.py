@@ -1,0 +1,194 @@
+"""Files that ask for more than they hold, point elsewhere, or are not what they look like."""
+import os
+import sys
+
+import make_datasets as make
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from probes.data import get_data
+from probes.data._check import check
+from probes.data._hdf5 import read_hdf5
+from probes.data._map_files import read_map, read_mask
+from probes.images import ImageError
+
+# HDF5
+
+@pytest.fixture
+def hdf5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = np.arange(6.0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["own"] = np.arange(6.0)
+        file["out"] = h5py.ExternalLink("other.h5", "secret")
+        file["behind"] = h5py.SoftLink("/out")
+        file["inside"] = h5py.SoftLink("/own")
+        file["folder"] = h5py.ExternalLink("other.h5", "/")
+        file.create_dataset("never", (8192, 8192), "f4", chunks=(64, 64), compression="gzip")
+        file.create_dataset("huge", (1 << 20, 1 << 20), "f4", chunks=(64, 64), compression="gzip")
+        file.create_dataset("part", (4, 1 << 20, 1 << 20), "f4", chunks=(1, 64, 64))
+        zeros = file.create_dataset("zeros", (1024, 1024), "f4", chunks=(1024, 1024), compression="gzip")
+        zeros[:] = 0
+    return tmp_path / "a.h5"
+
+
+def test_no_link_leads_out_of_the_file(hdf5):
+    assert read_hdf5(hdf5, "own").tolist() == read_hdf5(hdf5, "inside").tolist() == [0, 1, 2, 3, 4, 5]
+    for name in ("out", "behind", "folder/secret"):
+        with pytest.raises(ImageError, match=f"its {name} is a link to another file, which is not followed"):
+            read_hdf5(hdf5, name)
+
+
+def test_more_than_is_stored_takes_no_memory(hdf5):
+    with pytest.raises(ImageError, match=r"never: an array of shape \[8192, 8192\] in 0 bytes, which cannot hold it"):
+        read_hdf5(hdf5, "never")
+    with pytest.raises(ImageError, match=r"huge: an array of shape \[1048576, 1048576\] has more than \d+ million numbers"):
+        read_hdf5(hdf5, "huge")
+    with pytest.raises(ImageError, match=r"part: .* has more than \d+ million numbers"):
+        read_hdf5(hdf5, "part", 0)
+    assert not read_hdf5(hdf5, "zeros").any()               # as small as zlib makes anything
+
+
+def test_a_large_npy_is_refused_as_a_large_picture_is(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.ones((24, 32), np.float32))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match="a.npy: an array of shape .* the limit against files made to exhaust the memory"):
+        read_map(tmp_path / "a.npy", "depth")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_map(tmp_path / "a.npy", "depth").shape == (1, 24, 32)
+
+
+def test_a_check_survives_what_does_not_fit_into_the_memory(tmp_path, monkeypatch):
+    make.beside(tmp_path)
+    data, read = get_data(tmp_path), type(get_data(tmp_path)).sample
+
+    def sample(self, index, intrinsics=()):
+        if index == 1:
+            raise MemoryError
+        return read(self, index, intrinsics)
+
+    monkeypatch.setattr(type(data), "sample", sample)
+    found = check(data, full=True)
+    assert found.read == [0, 2] and found.unreadable == ["photo1: it does not fit into the memory"]
+
+
+# Masks and pictures
+
+@pytest.mark.parametrize("save", [
+    lambda path, mask: Image.fromarray(mask.astype(np.uint8)).save(path),
+    lambda path, mask: Image.fromarray(mask.astype(np.uint8) * 255).save(path),
+    lambda path, mask: Image.fromarray(mask).save(path),
+    lambda path, mask: Image.fromarray(mask.astype(np.uint16)).save(path),
+    lambda path, mask: Image.fromarray(np.stack([mask * 0, mask, mask * 0], -1).astype(np.uint8)).save(path),
+    lambda path, mask: Image.merge("LA", [Image.fromarray(np.uint8(p)) for p in (mask, mask * 0 + 255)]).save(path),
+], ids=["1", "255", "bits", "16 bits", "one channel", "with alpha"])
+def test_every_code_but_zero_of_a_mask_is_a_value(tmp_path, save):
+    mask = np.random.default_rng(0).random((24, 32)) < 0.5
+    save(tmp_path / "mask.png", mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask)
+
+
+def test_a_mask_of_ones_keeps_the_maps(tmp_path):
+    make.beside(tmp_path, count=1)
+    mask = np.ones((24, 32), np.uint8)
+    mask[:4] = 0
+    Image.fromarray(mask).save(tmp_path / "photo0-mask.png")
+    known = torch.isfinite(get_data(tmp_path).sample(0, ("normal",)).maps["normal"]).all(0)
+    assert known[4:].all() and not known[:4].any()
+
+
+def test_a_tiff_of_floating_point_depth_is_told_what_to_become(tmp_path):
+    Image.fromarray(np.ones((24, 32), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"a.tif: a picture of floating-point numbers, .*; save it as .npy or .exr"):
+        read_map(tmp_path / "a.tif", "depth", unit=1.0)
+
+
+def test_maps_are_read_without_their_image(tmp_path, monkeypatch):
+    make.beside(tmp_path / "m")
+    make.diode(tmp_path / "d")
+    data = [get_data(tmp_path / "m"), get_data(tmp_path / "d")]
+    expected = [one.truth([1], 16, "depth") for one in data]
+
+    def never(*args, **kwargs):
+        raise AssertionError("the image was decoded")
+
+    monkeypatch.setattr("probes.data._paired.read_image", never)
+    monkeypatch.setattr("probes.data._diode.read_image", never)
+    for one, values in zip(data, expected, strict=True):
+        torch.testing.assert_close(one.truth([1], 16, "depth"), values, rtol=0, atol=0, equal_nan=True)
+    np.save(tmp_path / "m/photo1-depth.npy", np.ones((12, 16), np.float32))       # still noticed, by the image's header
+    with pytest.raises(ImageError, match="photo1.png: its depth is 16×12 pixels, the image 32×24"):
+        data[0].truth([1], 16, "depth")
+
+
+@pytest.mark.parametrize("turn, size", [(1, (24, 32)), (6, (32, 24)), (3, (24, 32))])
+def test_a_turned_photograph_has_the_size_it_is_looked_at(tmp_path, turn, size):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(make.room()[0]).save(tmp_path / "photo0.jpg", exif=exif)
+    np.save(tmp_path / "photo0-depth.npy", np.ones(size, np.float32))
+    data = get_data(tmp_path)
+    assert data.truth([0], 8, "depth").shape == (1, 1, 8, 8) and data.sample(0, ("depth",)).size == size
+
+
+# Hugging Face
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    datasets, parquet = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    (tmp_path / "hub/pictures").mkdir(parents=True)
+    for place in (tmp_path / "secret.png", tmp_path / "hub/pictures/a.png"):
+        Image.fromarray(make.room()[0]).save(place)
+    os.symlink(tmp_path / "secret.png", tmp_path / "hub/link.png")
+
+    def write(paths, **columns):
+        cells = [{"bytes": None, "path": str(path)} for path in paths]
+        rows = datasets.Dataset.from_dict({"image": cells, **columns}).cast_column("image", datasets.Image(decode=False))
+        parquet.write_table(rows.data.table, tmp_path / "hub/test.parquet")         # as it stands: no file is looked at
+        return tmp_path / "hub"
+
+    return write
+
+
+def test_a_row_names_no_file_of_ours_and_no_address(table, tmp_path):
+    names = [tmp_path / "hub/pictures/a.png", tmp_path / "secret.png", tmp_path / "hub/../secret.png",
+             tmp_path / "hub/link.png", "https://example.invalid/a.png", f"file://{tmp_path}/hub/pictures/a.png"]
+    data = get_data(f"hf:{table(names)}")
+    assert data.sample(0).size == (24, 32)
+    for index in range(1, len(names)):
+        with pytest.raises(ImageError, match=f"row {index}: it names .*, which is no file of the dataset, and is not read"):
+            data.sample(index)
+
+
+def test_a_hugging_face_table_as_asked_for(table, tmp_path):
+    folder = table([tmp_path / "hub/pictures/a.png"] * 5, depth=[[[0.0] * 32] * 24] * 5)
+    data = get_data(f"hf:{folder},count=3")
+    assert data.count == 3 and get_data(data.name).fingerprint == data.fingerprint != get_data(f"hf:{folder}").fingerprint
+    with pytest.raises(ValueError, match="no image 3 in data"):
+        data.sample(3)
+    with pytest.raises(ValueError, match="count: .* has 5 rows in .*, got count=6"):
+        get_data(f"hf:{folder},count=6")
+    assert data.truth([0], 8, "depth").isnan().all()
+    data = get_data(f"hf:{folder},depth_meaning=relative")
+    assert data.meaning("depth") == "relative" and (data.truth([0], 8, "depth") == 0).all()
+
+
+@pytest.mark.parametrize("streaming", ["", ",streaming=true,count=3"])
+def test_all_splits_of_a_table_only_when_asked(table, tmp_path, streaming):
+    folder = table([tmp_path / "hub/pictures/a.png"] * 2)
+    (folder / "train.parquet").write_bytes((folder / "test.parquet").read_bytes())
+    with pytest.raises(ValueError, match="split: hf:.* holds train and test; choose one, split=train for .*, or split=all"):
+        get_data(f"hf:{folder}{streaming}")
+    data = get_data(f"hf:{folder},split=all{streaming}")
+    assert data.count == (3 if streaming else 4) and data.sample(2).size == (24, 32)
+
+
+def test_h5py_is_optional(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"pip install 'probes\[data\]'"):
+        read_hdf5(tmp_path / "a.h5", "dataset")
