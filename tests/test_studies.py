@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import DivergedError, OutputError
+from probes import DivergedError, OutputError, frechet
 from probes.studies import Cell, Study, StudyError, Verdict, _work, get_study, grid, points, studies, study
 from probes.studies._engines import ENGINES, Engine, Sequential
 from probes.studies._folder import TIMING, Folder, columns, open_folder
@@ -103,6 +103,9 @@ def test_a_torn_last_line_is_dropped_and_its_fit_runs_again(asked, tmp_path):
     (tmp_path / "rows.csv").write_bytes(b"".join([damaged[0], b"a,b\n", damaged[2]]))
     with pytest.raises(StudyError, match="line 2 of .*rows.csv is damaged; remove it"):
         study(TOY, tmp_path, small=True, quiet=True)
+    (tmp_path / "rows.csv").write_bytes(b"".join([*damaged[:3], damaged[1]]))
+    with pytest.raises(StudyError, match="lines 2 and 4 of .*rows.csv are of the same fit; remove one"):
+        study(TOY, tmp_path, small=True, quiet=True)
 
 
 def comparable(row):
@@ -121,6 +124,95 @@ def test_a_failing_cell_is_a_row_and_is_retried_on_request(asked, tmp_path):
     done = study(TOY, tmp_path, only="colour=red", seeds=1, retry=True, quiet=True)
     assert asked[2:] == [(2, 0)] and not done.failed and len(done.rows) == 2
     assert "## Failed" not in (tmp_path / "README.md").read_text()
+
+
+def test_an_incomplete_or_small_grid_reproduces_nothing(asked, tmp_path, monkeypatch):
+    done = study(TOY, tmp_path / "a", only="colour=red", quiet=True)
+    assert done.verdict == Verdict("not testable here", "(4 of 8 cells) the rule holds so far, and needs every cell of the "
+                                   "grid: 4 rows.")
+    page = (tmp_path / "a" / "README.md").read_text()
+    assert "**Verdict here: not testable here.** (4 of 8 cells)" in page
+    assert "`probes study toy --only colour=red` (version 1); 4 of 8 cells; 4 fits" in page
+    small = study(TOY, tmp_path / "b", small=True, options=dict(steps=5), quiet=True)
+    assert small.verdict.kind == "not testable here" and "(2 of 2 cells; small)" in small.verdict.reason
+    assert """`probes study toy --small true --options '{"steps": 5}'`""" in (tmp_path / "b" / "README.md").read_text()
+    assert study(TOY, tmp_path / "a", quiet=True).verdict.kind == "reproduced"
+    asked.bad = {(4, 1): ValueError("no")}
+    failed = study(TOY, tmp_path / "c", quiet=True)
+    assert failed.verdict.kind == "not testable here" and "(7 of 8 cells)" in failed.verdict.reason
+    monkeypatch.setattr(Toy, "verdict", lambda self, rows: Verdict("not reproduced", "no."))
+    assert study(TOY, tmp_path / "c", quiet=True).verdict == Verdict("not reproduced", "(7 of 8 cells) no.")
+    monkeypatch.setattr(Toy, "as_a_whole", True)
+    assert study(TOY, tmp_path / "c", quiet=True).verdict.kind == "not testable here"
+
+
+def test_what_cannot_begin_claims_no_folder(asked, tmp_path, monkeypatch):
+    def missing(name):
+        raise frechet.DetectorError("detector: no weights")
+
+    monkeypatch.setattr(frechet, "get_detector", missing)
+    with pytest.raises(frechet.DetectorError, match="no weights"):
+        study(TOY, tmp_path / "a", detector="inception", quiet=True)
+    with pytest.raises(ValueError, match="options: unknown name 'stepz'; did you mean 'steps'"):
+        study(TOY, tmp_path / "a", options=dict(stepz=5), quiet=True)
+    assert not (tmp_path / "a").exists() and not asked
+    asked.bad = {(r, 0): ValueError("no") for r in (1, 2)}
+    study(TOY, tmp_path / "a", small=True, quiet=True)
+    assert not (tmp_path / "a" / "plot.png").exists()
+
+
+def test_rows_of_a_generator_that_is_another_now_are_refused(asked, tmp_path, monkeypatch):
+    from probes.studies import _stale
+
+    fits = _work.score
+    monkeypatch.setattr(_work, "score", lambda *a: {**fits(*a), "fingerprint": "a" * 64})
+    now = ["a" * 64]
+    monkeypatch.setattr(_stale, "_fingerprint", lambda name, options: now[0])
+    for _ in range(2):
+        study(TOY, tmp_path, small=True, quiet=True)
+    now[0] = None                                       # cannot be loaded now: the rows are all there is
+    study(TOY, tmp_path, small=True, quiet=True)
+    assert len(asked) == 2
+    now[0] = "b" * 64
+    with pytest.raises(StudyError, match="2 rows .* another generator .*aaaaaaaaaaaa then, bbbbbbbbbbbb now.*--retry true"):
+        study(TOY, tmp_path, small=True, quiet=True)
+    study(TOY, tmp_path, small=True, retry=True, quiet=True)
+    assert len(asked) == 4
+
+
+def test_distances_are_of_a_fingerprint_and_a_digest(tmp_path, monkeypatch):
+    import torch
+
+    from probes.studies import _distances
+
+    measured, network = [], torch.nn.Linear(2, 2)
+
+    class Built:
+        driven_by, fingerprint = "noise", "f1"
+
+    def measure(built, detector):
+        measured.append(detector.digest)
+        return dict(value=float(len(measured)), detector="d", samples=10)
+
+    monkeypatch.setattr(frechet, "measure", measure)
+    monkeypatch.setattr(_distances.generators, "load", lambda name: Built)
+    row = dict(status="ok", weights="pretrained", generator="g")
+
+    def value():
+        distances = _distances.Distances(tmp_path, network)
+        distances.open()
+        return [distances.beside(row)["frechet"] for _ in range(2)]
+
+    assert value() == [1, 1] == value()
+    Built.fingerprint = "f2"                            # another checkpoint under the same name
+    assert value() == [2, 2]
+    with torch.no_grad():
+        network.weight += 1                             # another detector under the same name
+    assert value() == [3, 3] and measured[0] == measured[1] != measured[2]
+    for damaged in ("{", "[]", '{"g": 3}', '{"g": {"value": 1}}'):
+        (tmp_path / "frechet.json").write_text(damaged)
+        with pytest.raises(StudyError, match="frechet.json is damaged; remove it"):
+            value()
 
 
 def test_a_full_disk_stops_the_study_and_keeps_its_rows(asked, tmp_path):
@@ -247,6 +339,8 @@ class Hard(Work):
     def __call__(self, cell):
         if cell.fit["rank"] == 1:
             os._exit(9)
+        if cell.fit["rank"] == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
         if cell.fit["rank"] == 2:
             raise OutputError(28, "No space left on device", "x")
         if cell.fit["rank"] == 3:
@@ -260,10 +354,24 @@ def test_a_fit_in_a_process_of_its_own_may_crash(tmp_path):
     crash, full, _, good = (cell.at_seed(0) for cell in TOY.cells(False))
     (row,) = Sequential(isolated=True).run([crash], Hard("toy", tmp_path))
     assert row["status"] == "failed" and "ended with 9" in row["failure"] and row["key"] == crash.key and row["seed"] == 0
+    assert "memory" not in row["failure"]
+    (row,) = Sequential(isolated=True).run([Cell(dict(crash.fit, rank=9))], Hard("toy", tmp_path))
+    assert "killed by signal 9; was there enough memory?" in row["failure"]
     (row,) = Sequential(isolated=True).run([good], Hard("toy", tmp_path))
     assert row["pid"] != os.getpid()
     with pytest.raises(OutputError, match="free some space"):
         list(Sequential(isolated=True).run([full], Hard("toy", tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_plain_script_is_not_run_again_by_its_fits(tmp_path):
+    here = Path(__file__).parent
+    (tmp_path / "run.py").write_text("from pathlib import Path\nfrom test_studies import *\nprint('begun')\n"
+                                     "cell = TOY.cells(False)[3].at_seed(0)\n"
+                                     "print(list(Sequential(isolated=True).run([cell], Hard('toy', Path('.')))))\n")
+    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], cwd=here.parent, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("begun") == 1 and "'pid'" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -359,14 +467,17 @@ def test_the_command_line(asked, tmp_path, capsys, monkeypatch):
     parser = ArgumentParser()
     parser.add_function_arguments(command, as_group=False, as_positional=True)
     asked.bad = {(2, 0): ValueError("no")}
-    for arguments, said in ((["--only", "rank=1,rank=2", "--options", '{"steps": 7}'], ["1 fits, 1 failed", "1 rows."]),
+    for arguments, said in ((["--only", "rank=1,rank=2", "--options", '{"steps": 7}'],
+                             ["1 fits, 1 failed", "(1 of 4 cells)", "1 rows."]),
                             (["--small", "true", "--plot_only", "true"], None)):
         parsed = parser.parse_args(["toy", "--out", str(tmp_path), "--seeds", "1", *arguments])
         if said is None:
             with pytest.raises(StudyError, match="another options, small"):
                 command(**parsed.as_dict())
         else:
-            command(**parsed.as_dict())
+            with pytest.raises(SystemExit) as ended:        # something failed
+                command(**parsed.as_dict())
             out = capsys.readouterr().out
+            assert ended.value.code == 1 and "README.md, plot.png, rows.csv" in out
             assert all(words in out for words in said) and f"{tmp_path}/README.md" in out
     assert asked == [(1, 0), (2, 0)]

@@ -33,6 +33,12 @@ def test_the_distance_is_torchmetrics():
     assert ours == pytest.approx(float(metric.compute()), rel=1e-5) and ours > 0.01
 
 
+def test_equal_sets_are_no_distance_apart():
+    for seed in range(5):
+        same = torch.randn(50, 10, generator=torch.Generator().manual_seed(seed))
+        assert 0 <= frechet_distance(same, same) < 1e-9
+
+
 def test_measure_names_what_it_measured():
     generator = FAMILIES["stylegan2"][0]()
     found = measure(generator, get_detector(Colours()), samples=60, batch=25)

@@ -34,6 +34,18 @@ def test_intervals_are_a_bootstrap_over_generators():
     assert small.high - small.low > large.high - large.low
 
 
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 9, 13])
+def test_permutation_p_is_scipys(n):
+    random = np.random.default_rng(n)
+    x = random.normal(size=n)
+    y = random.normal(size=n) - 0.7 * x
+    rival = scipy.stats.permutation_test((x,), lambda a: scipy.stats.spearmanr(a, y).statistic, permutation_type="pairings",
+                                         n_resamples=6000, rng=np.random.default_rng(0)).pvalue
+    assert spearman(x, y).p == pytest.approx(rival, abs=1e-9 if n <= 7 else 0.02)
+    assert spearman(range(6), range(6)[::-1]).p == pytest.approx(2 / 720) and np.isnan(spearman([1, 2, 3], [3, 2, 1]).p)
+    assert 0 < spearman(range(13), range(13)).p < 1e-3 and "p < 0.001" in str(spearman(range(13), range(13)))
+
+
 def test_what_is_not_defined_is_said_to_be():
     assert str(spearman([1.0], [2.0])) == "– (n = 1)" and np.isnan(spearman([], []).value)
     still = pearson([0.1] * 6, [1, 2, 3, 4, 5, 6])
@@ -41,7 +53,7 @@ def test_what_is_not_defined_is_said_to_be():
     three = spearman([1, 2, 3], [3, 2, 1])
     assert three.value == -1 and np.isnan(three.low) and str(three) == "−1.00 (n = 3)"
     four = spearman([1, 2, 3, 4], [4, 3, 2, 1])         # resamples that took one generator four times are left out
-    assert (four.value, four.low, four.high) == (-1, -1, -1) and "[−1.00, −1.00] (n = 4)" in str(four)
+    assert (four.value, four.low, four.high) == (-1, -1, -1) and "[−1.00, −1.00] (n = 4, p = 0.083)" in str(four)
     with pytest.raises(ValueError, match="as many values as x"):
         pearson([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="finite"):

@@ -16,7 +16,7 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
         only: cells to run, generator=vqgan-scenes,intrinsic=normal
         seeds: of every cell; 3 by default, 1 of a small one
         plot_only: run nothing, make plot and page anew
-        retry: run again what failed
+        retry: run again what failed, and what was fitted on a generator that is another now
         keep: keep the run folders of the fits, in OUT/fits
         options: further arguments of `probes fit` for every cell, '{"steps": 500}'
         detector: of the Fréchet distances: card, scenes, inception, dinov2, dinov2:FOLDER
@@ -30,4 +30,7 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
           + (f", {failed} failed (--retry true tries them again)" if failed else "")
           + (f", {done.missing} of those asked for missing" if done.missing else ""))
     print(f"{done.verdict.kind}: {done.verdict.reason}")
-    print(f"{done.folder}/README.md, plot.png, rows.csv")
+    there = [name for name in ("README.md", "plot.png", "rows.csv") if (done.folder / name).exists()]
+    print(f"{done.folder}/{', '.join(there)}")
+    if failed:
+        raise SystemExit(1)

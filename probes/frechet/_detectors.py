@@ -1,6 +1,7 @@
 """Detectors: what turns images into the features whose means and covariances a Fréchet distance compares."""
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
@@ -24,6 +25,17 @@ class Detector(ABC):
 
     name: str
     resize: str = "none"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of its name, its resize and the weights of the modules that it holds."""
+        found = hashlib.sha256(f"{self.name}\n{self.resize}\n".encode())
+        for attribute, module in sorted(vars(self).items()):
+            if isinstance(module, nn.Module):
+                for name, tensor in sorted(module.state_dict().items()):
+                    found.update(f"{attribute}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                    found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from . import _teacher_truth as _teacher_truth
 from ._base import Cell as Cell
 from ._base import Study as Study
 from ._base import StudyError as StudyError
-from ._base import Verdict as Verdict
 from ._engines import ENGINES as ENGINES
 from ._engines import Engine as Engine
 from ._points import Point as Point
@@ -31,3 +30,6 @@ from ._run import study as study
 from ._statistics import Correlation as Correlation
 from ._statistics import pearson as pearson
 from ._statistics import spearman as spearman
+from ._verdict import Asked as Asked
+from ._verdict import Verdict as Verdict
+from ._verdict import decide as decide

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import adapters
 
 from . import _page
+from ._verdict import Asked, Verdict, judge
 
 Row = dict[str, Any]
 
@@ -77,14 +79,6 @@ class Cell:
         return Cell({**self.fit, **drawn, "seed": seed}, self.tags)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the rows say of the paper's finding, by a rule that was fixed before they were there."""
-
-    kind: Literal["reproduced", "not reproduced", "not testable here"]
-    reason: str
-
-
 class Study(ABC):
     """A question and how it is put to the embedded generators.
 
@@ -96,6 +90,7 @@ class Study(ABC):
         version: raised when the grid or the meaning of a row changes; folders of another version are refused
         tags: columns of its rows beside those that every study has
         seeds: of each cell, where the caller does not say: (small, full)
+        as_a_whole: an incomplete grid cannot refute the rule either
         isolated: every fit in a process of its own, so that its peak memory is its own
     """
 
@@ -106,6 +101,7 @@ class Study(ABC):
     version: int = 1
     tags: tuple[str, ...] = ()
     seeds: tuple[int, int] = (1, 3)
+    as_a_whole: bool = False
     isolated: bool = False
 
     @abstractmethod
@@ -124,13 +120,15 @@ class Study(ABC):
     def tables(self, rows: Sequence[Row]) -> str:
         """Markdown tables of what was measured, with intervals."""
 
-    def page(self, rows: Sequence[Row]) -> str:
-        """The study's README.md: question, finding, verdict, plot, tables, how it was made."""
+    def page(self, rows: Sequence[Row], asked: Asked | None = None) -> str:
+        """The study's README.md: question, finding, verdict, plot, tables, how it was made. `asked` says of which grid."""
         done = finished(rows)
-        verdict = self.verdict(done) if done else Verdict("not testable here", "no fit is finished yet.")
-        return _page.compose(self, rows, done, verdict)
+        return _page.compose(self, rows, done, judge(self, done, asked), asked)
 
 
 def finished(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose fit ended and has a skill, in an order that does not depend on which fit ended first."""
-    return sorted((r for r in rows if r["status"] == "ok" and r["skill"] is not None), key=lambda r: r["key"])
+    """Rows whose fit ended and has a finite skill, in an order that does not depend on which fit ended first."""
+    def known(skill: Any) -> bool:
+        return isinstance(skill, (int, float)) and math.isfinite(skill)
+
+    return sorted((r for r in rows if r["status"] == "ok" and known(r["skill"])), key=lambda r: r["key"])

@@ -1,4 +1,7 @@
-"""The Fréchet distance beside every row: from the generator's card, or measured once a generator with a named detector."""
+"""The Fréchet distance beside every row: from the generator's card, or measured once a generator with a named detector.
+
+Measured ones are known by what they are of, the generator's fingerprint and the detector's digest, not by names.
+"""
 from __future__ import annotations
 
 import json
@@ -7,7 +10,7 @@ from pathlib import Path
 import generators
 
 from .._files import write_text_atomically
-from ._base import Row
+from ._base import Row, StudyError
 
 CARD = "card"
 
@@ -28,7 +31,20 @@ class Distances:
             from ..frechet import get_detector
 
             self.detector = get_detector(detector)
-        self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.known: dict[str, dict] = {}
+        self._keys: dict[str, str | None] = {}
+
+    def open(self) -> None:
+        """Reads what was measured before. Raises StudyError where that is damaged."""
+        if not self.path.exists():
+            return
+        try:
+            self.known = json.loads(self.path.read_text())
+            whole = all({"value", "detector", "samples"} <= known.keys() for known in self.known.values())
+        except (ValueError, AttributeError):
+            whole = False
+        if not whole:
+            raise StudyError(f"out: {self.path} is damaged; remove it, and its distances are measured again")
 
     def beside(self, row: Row) -> Row:
         """The row with the distance of its generator as it was trained, where there is one; control networks have none."""
@@ -48,11 +64,15 @@ class Distances:
     def _measured(self, generator: str) -> Row:
         from ..frechet import measure
 
-        if generator not in self.known:
+        if generator not in self._keys:
             built = generators.load(generator)
-            if built.driven_by == "images":     # draws nothing by itself
-                return {}
-            self.known[generator] = measure(built, self.detector)
-            write_text_atomically(self.path, json.dumps(self.known, indent=2) + "\n")
-        found = self.known[generator]
+            images = built.driven_by == "images"        # draws nothing by itself
+            key = self._keys[generator] = None if images else f"{built.fingerprint}:{self.detector.digest}"
+            if key is not None and key not in self.known:
+                self.known[key] = dict(generator=generator, **measure(built, self.detector))
+                write_text_atomically(self.path, json.dumps(self.known, indent=2) + "\n")
+        key = self._keys[generator]
+        if key is None:
+            return {}
+        found = self.known[key]
         return dict(frechet=found["value"], detector=found["detector"], frechet_samples=found["samples"])

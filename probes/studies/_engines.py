@@ -6,14 +6,19 @@ under way and nothing else. `work` can be pickled.
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 from generators._names import unknown
 
+from .._files import write_bytes_atomically
 from ._base import Cell, Row
 from ._work import Work
 
@@ -41,34 +46,58 @@ class Sequential(Engine):
             yield _apart(cell, work) if self.isolated else work(cell)
 
 
+# What a process of its own runs: `-c` and no spawn, which would run the caller's script again. Its input stays open as long
+# as the parent lives; were it to outlive one that was killed, the next call would find the fit's folder claimed.
+_CHILD = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from probes.studies._engines import child; child()"
+
+
 def _apart(cell: Cell, work: Work) -> Row:
-    """The cell's row, from a fresh process that ends with this one, however this one ends."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, cell, work), daemon=True)
-    process.start()
-    theirs.close()                  # so that its end closes the pipe
-    try:
-        row = ours.recv()
-    except EOFError:
-        process.join()
-        return work.failed(cell, RuntimeError(f"its process ended with {process.exitcode}; was there enough memory?"))
-    finally:
-        process.terminate()         # an interrupt leaves nothing behind that still writes
-        process.join()
+    """The cell's row, from a fresh process that ends with this one, however this one ends.
+
+    Cell and work are pickled, so their classes have to be in modules that can be imported; generators and methods that the
+    caller's own script registered are not known there.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        answer = Path(place) / "row"
+        process = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE)
+        try:
+            try:
+                for said in (sys.path, (answer, cell, work)):
+                    pickle.dump(said, process.stdin)
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass                        # it ended before it began, and its code says how
+            code = process.wait()
+        finally:
+            process.terminate()             # an interrupt leaves nothing behind that still writes
+            process.wait()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        if code or not answer.exists():
+            return work.failed(cell, RuntimeError(_ended(code)))
+        row = pickle.loads(answer.read_bytes())
     if isinstance(row, BaseException):
         raise row
     return row
 
 
-def _child(pipe: Connection, cell: Cell, work: Work) -> None:
-    # Were it to outlive a parent that was killed, the next call would find the fit's folder claimed.
-    Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
+def _ended(code: int) -> str:
+    if code == -9:
+        return "its process was killed by signal 9; was there enough memory?"
+    return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with {code}"
+
+
+def child() -> None:
+    """Of the process of its own: does the work that comes through its input and writes the row to the file named there."""
+    answer, cell, work = pickle.load(sys.stdin.buffer)
+    Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
     try:
         row = work(cell)
     except Exception as error:      # noqa: BLE001 (for the parent, who knows what to do)
         row = error
-    pipe.send(row)
+    write_bytes_atomically(answer, pickle.dumps(row))
+    sys.stdout.flush()
+    os._exit(0)                     # a thread that reads its input would hold the interpreter's own end up
 
 
 def _sequential(address: str | None, isolated: bool) -> Engine:

@@ -1,20 +1,24 @@
 """Study 1: do better generators know more? Skill over the Fréchet distance, within families and pooled."""
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import generators
 
-from ._base import PAPER, SMALL, SMALL_DIFFUSION, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL, SMALL_DIFFUSION, Cell, Row, Study
 from ._page import table
-from ._plots import INTRINSICS, scatter
+from ._plots import INTRINSICS, nothing, scatter
 from ._points import Point, points, values
 from ._registry import register_study
 from ._statistics import FEWEST, Correlation, pearson, spearman
+from ._verdict import Verdict, decide
 
 _SMALL = ("stylegan2-scenes@16k", "stylegan2-scenes@64k", "stylegan2-scenes@256k", "stylegan2-scenes", "sd-scenes@64k",
           "sd-scenes")
 POOLED = "all families"
+_ENOUGH, _SURE = 6, 0.05        # of five generators in perfect order, p is 2 / 120
 
 
 class Fid(Study):
@@ -22,8 +26,10 @@ class Fid(Study):
     question = "do generators that draw better images know more about the scenes in them?"
     finding = ("Across generators, image quality and the accuracy of the recovered intrinsics are positively correlated "
                f"({PAPER}, abstract and control experiments).")
-    rule = (f"for every intrinsic with at least {FEWEST} generators, Spearman's ρ between Fréchet distance and skill, pooled "
-            "over families, has its whole 95 % interval below 0, and no family with that many levels has ρ above 0.")
+    rule = (f"for every intrinsic, with at least {_ENOUGH} generators and distances of one detector and number of samples, "
+            "Spearman's ρ between Fréchet distance and skill, pooled over families, has its whole 95 % interval below 0 and a "
+            f"permutation p below {_SURE}, and no family with at least {FEWEST} levels has ρ above 0.")
+    as_a_whole = True
 
     def cells(self, small: bool) -> list[Cell]:
         if small:
@@ -33,7 +39,9 @@ class Fid(Study):
         return [Cell(dict(generator=name, intrinsic=intrinsic)) for intrinsic in INTRINSICS for name in embedded]
 
     def plot(self, rows: Sequence[Row]) -> bytes:
-        rows = _placed(rows) or rows
+        rows = _placed(rows)
+        if not rows:
+            return nothing("no generator of these rows\nhas a Fréchet distance")
         found = _levels(rows)
         panels = {i: {f: p for f, p in families.items() if f != POOLED} for i, families in found.items()}
         titles = {i: f"{i}, ρ = {correlate(families[POOLED])[0].value:+.2f}".replace("-", "−")
@@ -41,24 +49,29 @@ class Fid(Study):
         return scatter(panels, f"Fréchet distance ({_detector(rows)})", titles)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        tested, against = [], []
-        for intrinsic, families in _levels(_placed(rows)).items():
+        if len(kinds := _measures(rows)) > 1:
+            return Verdict("not testable here", "the distances are not of one kind, and those of different detectors or "
+                           f"numbers of samples cannot be compared: {'; '.join(map(_kind, kinds))}.")
+        held, lost, dropped = [], [], []
+        levels = _levels(_placed(rows))
+        for intrinsic in values(rows, "intrinsic", INTRINSICS):
+            families = levels.get(intrinsic, {POOLED: []})
             rho = {family: correlate(found)[0] for family, found in families.items() if len(found) >= FEWEST}
-            if POOLED not in rho:
+            pooled = rho.get(POOLED)
+            if pooled is None or pooled.n < _ENOUGH or math.isnan(pooled.value):
+                dropped.append(f"{intrinsic} (n = {len(families[POOLED])})")
                 continue
             rising = [family for family, r in rho.items() if family != POOLED and r.value > 0]
-            tested.append(f"{intrinsic} ρ = {rho[POOLED]}")
-            if not rho[POOLED].high < 0 or rising:
-                against.append(intrinsic + (f" (in {', '.join(rising)} it rises with the distance)" if rising else ""))
-        if not tested:
-            return Verdict("not testable here", f"fewer than {FEWEST} generators have both a Fréchet distance and a skill.")
-        said = "; ".join(tested) + "."
-        if against:
-            return Verdict("not reproduced", f"The rule does not hold for {', '.join(against)}: {said}")
-        return Verdict("reproduced", f"The lower the distance, the higher the skill: {said}")
+            line = f"{intrinsic} ρ = {pooled}" + (f" (in {', '.join(rising)} it rises with the distance)" if rising else "")
+            (held if pooled.high < 0 and pooled.p < _SURE and not rising else lost).append(line)
+        verdict = decide(held, lost, dropped, f"fewer than {_ENOUGH} generators have both a Fréchet distance and a skill.",
+                         "The lower the distance, the higher the skill: ", "The rule does not hold for ")
+        if lost and held:
+            return Verdict(verdict.kind, f"{verdict.reason} It holds for {'; '.join(held)}.")
+        return verdict
 
     def tables(self, rows: Sequence[Row]) -> str:
-        rows = _placed(rows)
+        kinds, rows = _measures(rows), _placed(rows)
         if not rows:
             return "No generator of these rows has a Fréchet distance."
         lines = [(intrinsic, family, *correlate(found)) for intrinsic, families in _levels(rows).items()
@@ -69,17 +82,34 @@ class Fid(Study):
         for distance, name in sorted({(p.at["frechet"], p.at["generator"]) for p in ends}):
             own = {p.at["intrinsic"]: p for p in ends if p.at["generator"] == name}
             each.append([name, f"{distance:.3g}", *(own.get(i) for i in names)])
-        samples = values(rows, "frechet_samples")
+        others = f" Left out, as not comparable with these: {'; '.join(map(_kind, kinds[1:]))}." if kinds[1:] else ""
         return "\n\n".join([
             "Correlation of Fréchet distance and skill (below 0: better generators know more), with 95 % bootstrap intervals "
-            "over generators:", table(["intrinsic", "over", "Spearman ρ", "Pearson r (log distance)"], lines),
+            "over generators and a permutation p:",
+            table(["intrinsic", "over", "Spearman ρ", "Pearson r (log distance)"], lines),
             "Skill of each generator:", table(["generator", "Fréchet distance", *names], each),
-            f"Detector: {_detector(rows)}; {', '.join(map(str, samples))} samples. A pooled coefficient compares architectures "
+            f"Detector: {_kind(kinds[0])}.{others} A pooled coefficient compares architectures "
             "too, and those differ in what a probe can adapt; the families' own do not."])
 
 
+def _measures(rows: Sequence[Row]) -> list[tuple]:
+    """(detector, samples) of the distances there are, the most frequent first."""
+    found = Counter((r["detector"], r["frechet_samples"]) for r in rows if _known(r))
+    return sorted(found, key=lambda kind: (-found[kind], str(kind)))
+
+
+def _kind(measure: tuple) -> str:
+    return f"{str(measure[0]).partition(',')[0]}, {measure[1]} samples"
+
+
 def _placed(rows: Sequence[Row]) -> list[Row]:
-    return [r for r in rows if r["frechet"] is not None]
+    """Rows with a distance of the most frequent kind: only those of one kind can be compared."""
+    kinds = _measures(rows)
+    return [r for r in rows if _known(r) and (r["detector"], r["frechet_samples"]) == kinds[0]]
+
+
+def _known(row: Row) -> bool:
+    return row["frechet"] is not None and math.isfinite(row["frechet"])
 
 
 def _detector(rows: Sequence[Row]) -> str:
@@ -100,11 +130,10 @@ def _levels(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, Point]
 
 
 def correlate(found: Sequence[tuple[float, Point]]) -> tuple[Correlation, Correlation]:
-    """(Spearman's ρ, Pearson's r with the logarithm of the distance) over generators."""
-    import math
-
-    distance, skill = [x for x, _ in found], [p.value for _, p in found]
-    return spearman(distance, skill), pearson([math.log(x) for x in distance], skill)
+    """(Spearman's ρ, Pearson's r with the logarithm of the distance) over generators; the latter of positive distances."""
+    positive = [(math.log(x), p.value) for x, p in found if x > 0]
+    return (spearman([x for x, _ in found], [p.value for _, p in found]),
+            pearson([x for x, _ in positive], [v for _, v in positive]))
 
 
 register_study(Fid())

@@ -44,7 +44,7 @@ class Folder:
     def rows(self) -> list[Row]:
         """Every row that was written whole. A last line that a kill tore is cut off.
 
-        Raises StudyError where another line is damaged, or the columns are not this version's.
+        Raises StudyError where another line is damaged, where two are of the same fit, or the columns are not this version's.
         """
         if not self._file.exists():
             return []
@@ -61,6 +61,11 @@ class Folder:
         for number, line in enumerate(lines[1:], 2):
             if len(line) != len(self.columns) or len(line[0]) != 64:
                 raise StudyError(f"out: line {number} of {self._file} is damaged; remove it, and its fit runs again")
+        first: dict[str, int] = {}
+        for number, line in enumerate(lines[1:], 2):
+            if first.setdefault(line[0], number) != number:
+                raise StudyError(f"out: lines {first[line[0]]} and {number} of {self._file} are of the same fit; remove one of "
+                                 "them")
         return [{name: _parsed(name, text) for name, text in zip(self.columns, line, strict=True)} for line in lines[1:]]
 
     def append(self, row: Row) -> None:

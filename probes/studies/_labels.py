@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL, Cell, Row, Study
 from ._page import table
 from ._plots import curves
-from ._rank import _lines, share_verdict
+from ._rank import Case, _lines, share_verdict
 from ._registry import register_study
+from ._verdict import Verdict
 
 _FEW, _KEPT = 250, 0.8
 _GENERATORS = ("stylegan2-scenes", "sd-scenes")
@@ -18,7 +19,7 @@ class Labels(Study):
     question = "how many labelled images does a probe need?"
     finding = f"As few as 250 labelled images are enough ({PAPER}, abstract)."
     rule = (f"with {_FEW} pairs the skill is at least {_KEPT:.0%} of that with the most pairs, at the same number of steps, "
-            "for every generator and intrinsic.")
+            "for every generator and intrinsic, by intervals.")
 
     def cells(self, small: bool) -> list[Cell]:
         if small:
@@ -31,15 +32,15 @@ class Labels(Study):
         return curves(_lines(rows, "samples"), "samples", f"labelled images (the paper's few: {_FEW})", marks=(_FEW,), base=10)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        found = []
+        cases = []
         for intrinsic, lines in _lines(rows, "samples").items():
             for generator, own in lines.items():
-                at = {p.at["samples"]: p for p in own}
-                most = own[-1]
-                if _FEW in at and most.at["samples"] > _FEW and most.value > 0:
-                    found.append((at[_FEW].value / most.value, f"{intrinsic} of {generator}: {at[_FEW].value:.2f} with {_FEW}, "
-                                  f"{most.value:.2f} with {most.at['samples']:,}"))
-        return share_verdict(found, _KEPT, f"{_FEW} pairs and at more")
+                few, most = next((p for p in own if p.at["samples"] == _FEW), None), own[-1]
+                gone = [text for text, here in ((f"{_FEW} pairs", few is not None),
+                                                (f"more than {_FEW}", most.at["samples"] > _FEW)) if not here]
+                cases.append(Case(f"{intrinsic} of {generator}", few, most, f"with {_FEW}", f"with {most.at['samples']:,}",
+                                  " and ".join(gone)))
+        return share_verdict(cases, _KEPT, f"{_FEW} pairs and at more")
 
     def tables(self, rows: Sequence[Row]) -> str:
         return table(["generator", "intrinsic", "pairs", "skill"],

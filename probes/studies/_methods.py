@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL, Cell, Row, Study
 from ._page import count, table
 from ._plots import dots
 from ._points import Point, points, values
 from ._registry import register_study
+from ._verdict import Verdict, decide
 
 _ORDER = ("lora", "linear", "full", "offset", "pixels", "token", "prompt")
 _EVERYWHERE, _TEXT = _ORDER[:5], _ORDER[5:]
@@ -20,7 +21,7 @@ class Methods(Study):
     finding = (f"The paper sets LoRA beside a linear probe on frozen features and full fine-tuning ({PAPER}, Table 4), and "
                "prefers it: better than the one, at a small part of the parameters of the other.")
     rule = ("for every generator and intrinsic, LoRA's interval lies wholly above the linear probe's; a linear probe below "
-            "the average picture was not trained long enough and does not count.")
+            "the average picture was not trained long enough, and its case is not tested.")
     isolated = True
 
     def cells(self, small: bool) -> list[Cell]:
@@ -40,21 +41,22 @@ class Methods(Study):
         return dots(panels)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        held, lost = [], []
+        held, lost, dropped = [], [], []
         for generator in values(rows, "generator", _GENERATORS):
             for intrinsic, found in _methods(rows, generator).items():
-                at = {p.at["method"]: p for p in found}
+                at, name = {p.at["method"]: p for p in found}, f"{intrinsic} of {generator}"
+                if gone := [m for m in ("lora", "linear") if m not in at]:
+                    dropped.append(f"{name} (no fit of {' and '.join(gone)})")
+                    continue
+                lora, linear, full = at["lora"], at["linear"], at.get("full")
+                line = f"{name}: LoRA {lora}, linear {linear}" + (f", full {full}" if full else "")
                 # One that is worse than the average picture was not trained long enough to be compared with.
-                if "lora" in at and "linear" in at and at["linear"].value > 0:
-                    lora, linear, full = at["lora"], at["linear"], at.get("full")
-                    line = f"{intrinsic} of {generator}: LoRA {lora}, linear {linear}" + (f", full {full}" if full else "")
+                if linear.value <= 0:
+                    dropped.append(f"{line}, the linear probe not above 0")
+                else:
                     (held if lora.low > linear.high else lost).append(line)
-        if not held and not lost:
-            return Verdict("not testable here", "no generator has both a LoRA and a linear probe that is better than the "
-                           "average picture.")
-        if lost:
-            return Verdict("not reproduced", "; ".join(lost) + ".")
-        return Verdict("reproduced", "; ".join(held) + ".")
+        return decide(held, lost, dropped, "no generator has both a LoRA and a linear probe that is better than the average "
+                      "picture.")
 
     def tables(self, rows: Sequence[Row]) -> str:
         lines = []

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ._points import two
 
 if TYPE_CHECKING:
-    from ._base import Row, Study, Verdict
+    from ._base import Row, Study
+    from ._verdict import Asked, Verdict
 
 _SHOWN = 10         # failures
 
 
-def compose(study: Study, rows: Sequence[Row], done: Sequence[Row], verdict: Verdict) -> str:
+def compose(study: Study, rows: Sequence[Row], done: Sequence[Row], verdict: Verdict, asked: Asked | None = None) -> str:
     """The Markdown of README.md. `done` are the rows that count, `rows` all of them."""
     seeds = len({r["seed"] for r in done})
     few = 0 < seeds < study.seeds[1]
@@ -21,18 +22,19 @@ def compose(study: Study, rows: Sequence[Row], done: Sequence[Row], verdict: Ver
              f"**Verdict here: {verdict.kind}.** {verdict.reason}", *look, f"*Rule:* {study.rule}"]
     if done:
         parts += ["![what was measured](plot.png)", study.tables(done)]
-    parts += ["## How", _how(study, rows, done)]
+    parts += ["## How", _how(study, rows, done, asked)]
     failed = sorted((r for r in rows if r["status"] != "ok"), key=lambda r: r["key"])
     if failed:
         lines = [f"- {_called(r)}: {r['failure']}" for r in failed[:_SHOWN]]
         more = [f"- and {len(failed) - _SHOWN} more, in rows.csv"] if len(failed) > _SHOWN else []
         parts += ["## Failed", "\n".join([*lines, *more]),
-                  f"`probes study {study.name} --retry true` tries them again."]
+                  f"`{_command(study, asked)} --retry true` tries them again."]
     return "\n\n".join(parts) + "\n"
 
 
-def _how(study: Study, rows: Sequence[Row], done: Sequence[Row]) -> str:
-    text = (f"`probes study {study.name}` (version {study.version}); {len(done)} fits"
+def _how(study: Study, rows: Sequence[Row], done: Sequence[Row], asked: Asked | None) -> str:
+    text = (f"`{_command(study, asked)}` (version {study.version}); "
+            + (f"{asked.extent(done)}; " if asked else "") + f"{len(done)} fits"
             + (f", {len(rows) - len(done)} failed or without a skill" if len(rows) > len(done) else "") + ".")
     if done:
         text += (f" Pairs {_span(done, 'samples')}, optimiser steps {_span(done, 'steps')}, seeds {_span(done, 'seed')}, "
@@ -42,6 +44,10 @@ def _how(study: Study, rows: Sequence[Row], done: Sequence[Row]) -> str:
     return text + ("\n\nSkill is 1 − error / error of the average picture: 0 knows nothing beyond that, 1 makes no error. A "
                    "figure is the median over seeds; its interval reaches from the lowest to the highest end of the seeds' "
                    "own 95 % intervals, which are over images. Every fit is a row of rows.csv.")
+
+
+def _command(study: Study, asked: Asked | None) -> str:
+    return asked.command if asked and asked.command else f"probes study {study.name}"
 
 
 def _span(rows: Sequence[Row], column: str) -> str:

@@ -150,6 +150,16 @@ def dots(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Point | float]]]]
     return _png(draw, 1.2 + lines * max(0.34, 0.13 * len(series)) + 0.4 * len(panels) + 0.2 * ceil(len(series) / 2))
 
 
+def nothing(text: str) -> bytes:
+    """A picture of no points, which says why."""
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+
+    return _png(draw, 2.4)
+
+
 def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], label: str, titles: Mapping[str, str]) -> bytes:
     """Skill over a positive figure of the generator, logarithmic: one panel a key, one series a family, joined in order.
 
@@ -166,7 +176,7 @@ def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], l
         for axes, (key, lines) in zip(grid, panels.items(), strict=True):
             axes.set_xscale("log")
             for family, found in lines.items():
-                found = sorted(found, key=lambda pair: pair[0])
+                found = sorted((pair for pair in found if pair[0] > 0), key=lambda pair: pair[0])
                 look, drawn = _look(families.index(family)), [_interval(p, FLOOR) for _, p in found]
                 axes.plot([x for x, _ in found], [v for v, _, _ in drawn], color=look["color"], lw=0.8, alpha=0.6)
                 handles[family] = axes.errorbar(
@@ -177,7 +187,7 @@ def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], l
                         axes.annotate(f"{p.value:.1f}".replace("-", "−"), (x, v), (0, 6), textcoords="offset points",
                                       ha="center", fontsize=8, color=look["color"])
             axes.axhline(0, color="#59616a", lw=1)
-            reach = [x for found in lines.values() for x, _ in found]
+            reach = [x for found in lines.values() for x, _ in found if x > 0] or [1]
             axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(reach) * 0.8 <= t <= max(reach) * 1.25])
             axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter("{x:g}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -52,7 +53,8 @@ def points(rows: Sequence[dict], *by: str) -> list[Point]:
 
 
 def _end(row: dict, column: str) -> float:
-    return row["skill"] if row[column] is None else row[column]
+    end = row[column]
+    return row["skill"] if end is None or not isfinite(end) else end
 
 
 def values(rows: Sequence[dict], column: str, order: Sequence[str] = ()) -> list:

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL, Cell, Row, Study
 from ._page import table
 from ._plots import INTRINSICS, dots
 from ._points import Point, points, two, values
 from ._registry import register_study
+from ._verdict import Verdict, decide
 
 _BEST = ("stylegan2-scenes", "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
 _CLOSED = ("latent", "rgb")
@@ -28,8 +29,7 @@ class Random(Study):
         budget = dict(SMALL) if small else {}
         cells = []
         for name in generators:
-            # Where images come from outside, the crossed network is the random one.
-            for network in ("pretrained", "random", *(("crossed",) if not name.startswith("sd-") else ())):
+            for network in ("pretrained", *_untrained(name)):
                 controls = list(_CLOSED) if network == "pretrained" else []
                 cells += [Cell(dict(generator=name, intrinsic=intrinsic, weights=network, controls=controls, **budget),
                                dict(network=network)) for intrinsic in (("normal", "albedo") if small else INTRINSICS)]
@@ -43,34 +43,51 @@ class Random(Study):
         return dots(panels)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        held, failed, best = [], [], []
+        held, lost, dropped, best = [], [], [], []
         for (generator, intrinsic), marks in _settings(rows).items():
-            rivals = [marks[n] for n in ("random", "crossed") if n in marks]
-            if intrinsic in _GEOMETRY and "pretrained" in marks and rivals:
-                above = marks["pretrained"].low - max(p.high for p in rivals)
-                best.append(max(p.value for p in rivals))
-                (held if above > 0 else failed).append(f"{intrinsic} of {generator}")
-        if not held and not failed:
-            return Verdict("not testable here", "no generator has both its own skill and that of an untrained network.")
-        if failed:
-            return Verdict("not reproduced", f"An untrained network comes as far as the trained one on {', '.join(failed)}"
-                           + (f"; not so on {', '.join(held)}." if held else "."))
-        return Verdict("reproduced", f"The trained network is above every untrained one on {', '.join(held)}. The best "
-                       f"untrained one reaches {two(max(best))}; what is left above all controls is in the table.")
+            if intrinsic not in _GEOMETRY:
+                continue
+            name = f"{intrinsic} of {generator}"
+            if gone := [n for n in ("pretrained", *_untrained(generator)) if n not in marks]:
+                dropped.append(f"{name} (no fit of {' and '.join(gone)})")
+                continue
+            own, rivals = marks["pretrained"], [marks[n] for n in _untrained(generator)]
+            highest = max(p.value for p in rivals)
+            if own.value <= 0 and highest <= 0:
+                dropped.append(f"{name} ({own}, no network above 0)")
+                continue
+            best.append(highest)
+            (held if own.low > max(p.high for p in rivals) and own.value > 0 else lost).append(name)
+        verdict = decide(held, lost, dropped, "no generator has both its own skill and those of all its untrained networks.",
+                         "The trained network is above every untrained one on ",
+                         "An untrained network comes as far as the trained one on ")
+        if verdict.kind == "not reproduced" and held:
+            return Verdict(verdict.kind, f"{verdict.reason} Not so on {'; '.join(held)}.")
+        if verdict.kind == "reproduced":
+            return Verdict(verdict.kind, f"{verdict.reason} The best untrained one reaches {two(max(best))}; what is left "
+                           "above all controls is in the table.")
+        return verdict
 
     def tables(self, rows: Sequence[Row]) -> str:
         lines = []
         for (generator, intrinsic), marks in _settings(rows).items():
             own = marks.get("pretrained")
             bar = max([0.0, *(m.value if isinstance(m, Point) else m for n, m in marks.items() if n != "pretrained")])
-            left = None if own is None else own.value - bar
+            whole = all(n in marks for n in (*_untrained(generator), *_CLOSED))
+            left = own.value - bar if own is not None and whole else None      # above all only if all are there
             lines.append([generator, intrinsic, own, marks.get("random"), marks.get("crossed"), marks.get("latent"),
                           marks.get("rgb"), left])
         return "\n\n".join([
             table(["generator", "intrinsic", "trained", "random", "crossed", "latent", "rgb", "left above all"], lines),
             "`random`: fresh weights, its own images. `crossed`: the trained generator's latents and targets, a fresh network "
             "behind them. `latent`: ridge regression from the latent code. `rgb`: an affine map of the picture's own colours. "
-            "*Left above all*: the trained skill less the best of these and of the average picture (0)."])
+            "*Left above all*: the trained skill less the best of these and of the average picture (0); "
+            "a dash where one of them is missing."])
+
+
+def _untrained(generator: str) -> tuple[str, ...]:
+    """The untrained networks of the grid. Where images come from outside, the crossed one is the random one."""
+    return ("random",) if generator.startswith("sd-") else ("random", "crossed")
 
 
 def _settings(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Point | float]]:

@@ -1,8 +1,11 @@
 """`probes.study`: runs what is missing of a study, one safe row at a time, and writes its plot and its page."""
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ from generators._names import unknown
 
 from .._files import write_bytes_atomically, write_text_atomically
 from .._run_folder import claimed
-from ._base import Cell, Row, Study, StudyError, Verdict, finished
+from ._base import Cell, Row, Study, StudyError, finished
 from ._distances import CARD, Distances
 from ._engines import Engine, get_engine
 from ._folder import Folder, open_folder
 from ._progress import Progress
 from ._registry import get_study
+from ._stale import stale
+from ._verdict import Asked, Verdict, judge
 from ._work import Work
 
 _OWN = ("out", "device", "quiet", "seed", "overwrite", "generator", "intrinsic")        # what a study itself says of a fit
@@ -60,7 +65,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         only: cells to run, "generator=vqgan-scenes,intrinsic=normal": values of one name add up, names narrow down
         seeds: of every cell; by default what the study says, 3, or 1 of a small one
         plot_only: run nothing, make plot and page anew
-        retry: run again what failed
+        retry: run again what failed, and what was fitted on a generator that is another now
         keep: keep the run folders of the fits, in OUT/fits
         options: further arguments of `probes.fit` for every cell, such as {"steps": 500}
         detector: of the Fréchet distances: card, what the generators' cards say, or one from `probes.frechet.detectors()`
@@ -68,24 +73,34 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         quiet: print nothing
 
     Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
-    else, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
+    else or has rows of a generator that is another now, DetectorError for a detector without its weights, OutputError where
+    nothing can be written. A fit that fails is a row and raises nothing.
     """
     chosen = get_study(name)
     options = dict(options or {})
     if own := sorted(set(options) & set(_OWN)):
         raise StudyError(f"options: {', '.join(own)} of a fit is the study's own to say; choose cells with only, and how many "
                          "seeds with seeds")
+    from .._fit import fit
+
+    known = [name for name in signature(fit).parameters if name not in _OWN]
+    for name in options:
+        if name not in known:
+            raise unknown("options", name, known)
     folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
-    wanted = grid(chosen, small, only, seeds, options)
+    wanted, whole = grid(chosen, small, only, seeds, options), grid(chosen, small, None, seeds, options)
     runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated)
     if plot_only and not (folder / "rows.csv").exists():
         raise StudyError(f"plot_only: {folder} has no rows yet; run the study first, without plot_only")
+    distances = None if plot_only else Distances(folder, detector)      # whatever cannot begin claims no folder
+    asked = Asked(whole, small, _command(chosen.name, small, only, seeds, options, detector))
     with claimed(folder):
         opened = open_folder(folder, chosen, dict(small=small, options=options, detector=detector))
-        if not plot_only:
-            _run(opened, wanted, runner, retry, keep, Distances(folder, detector), device, quiet)
+        if distances is not None:
+            distances.open()
+            _run(opened, wanted, runner, retry, keep, distances, device, quiet)
         rows = opened.rows()
-        verdict = write_page(opened, rows)
+        verdict = write_page(opened, rows, asked)
     there = {r["key"] for r in rows}
     return Outcome(folder, rows, verdict, sum(cell.key not in there for cell in wanted))
 
@@ -138,8 +153,14 @@ def _offer(cells: Sequence[Cell]) -> str:
 def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, distances: Distances, device: str,
          quiet: bool) -> None:
     work, rows = Work(folder.study.name, folder.fits, device), folder.rows()
+    old = stale(rows, cells)
+    if old and not retry:
+        name, (then, now) = next(iter(old.values()))
+        raise StudyError(f"out: {len(old)} rows of {folder.path} were fitted on another generator of the same name ({name}: "
+                         f"fingerprint {then[:12]} then, {now[:12]} now); run them again with --retry true, or choose another "
+                         "folder with --out")
     if retry:
-        again = {cell.key for cell in cells} & {r["key"] for r in rows if r["status"] != "ok"}
+        again = {cell.key for cell in cells} & ({r["key"] for r in rows if r["status"] != "ok"} | old.keys())
         for key in again:
             work.clear(key)
         if again:
@@ -162,10 +183,22 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
         folder.fits.rmdir()
 
 
-def write_page(folder: Folder, rows: Sequence[Row]) -> Verdict:
-    """plot.png and README.md of whatever rows there are; returns the verdict."""
+def _command(name: str, small: bool, only: str | Sequence[str] | None, seeds: int | None, options: Mapping[str, Any],
+             detector: str) -> str:
+    """The call as one line of a shell, without what its result does not depend on."""
+    only = [only] if isinstance(only, str) else list(only or [])
+    given = {"small": "true" if small else None, "only": ",".join(only) or None, "seeds": seeds,
+             "options": json.dumps(dict(options)) if options else None, "detector": None if detector == CARD else detector}
+    parts = [part for k, v in given.items() if v is not None for part in (f"--{k}", str(v))]
+    return shlex.join(["probes", "study", name, *parts])
+
+
+def write_page(folder: Folder, rows: Sequence[Row], asked: Asked | None = None) -> Verdict:
+    """plot.png and README.md of whatever rows there are; returns the verdict. `asked` says of which grid they are."""
     done, study = finished(rows), folder.study
     if done:
         write_bytes_atomically(folder.path / "plot.png", study.plot(done))
-    write_text_atomically(folder.path / "README.md", study.page(rows))
-    return study.verdict(done) if done else Verdict("not testable here", "no fit is finished yet.")
+    else:
+        (folder.path / "plot.png").unlink(missing_ok=True)
+    write_text_atomically(folder.path / "README.md", study.page(rows, asked))
+    return judge(study, done, asked)

@@ -2,16 +2,21 @@
 
 Pearson's r = cov(x, y) / (σ_x σ_y); Spearman's ρ is Pearson's r of the ranks, ties at their mean rank (Spearman 1904, The
 American Journal of Psychology 15). Intervals are percentile bootstrap ones (Efron 1979, The Annals of Statistics 7) over
-generators, not over images or seeds: the question is what another set of generators would have given.
+generators, not over images or seeds: the question is what another set of generators would have given. Few generators leave
+too few different resamples for such an interval to be trusted (four in perfect order give [−1, −1]), so that a permutation p
+stands beside it: how often a random pairing is at least as strongly correlated (Fisher 1935, The Design of Experiments).
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
 RESAMPLES = 2000
+PERMUTATIONS = 20_000
+_EXACT = 7          # up to so many pairs every permutation is taken: 5040
 FEWEST = 4          # generators that a correlation is worth an interval of
 
 
@@ -23,18 +28,21 @@ class Correlation:
         value: of all pairs
         low, high: percentile interval over resamples; NaN with fewer than four pairs
         n: pairs
+        p: two-sided permutation p, exact up to seven pairs; NaN where the coefficient is
     """
 
     value: float
     low: float
     high: float
     n: int
+    p: float = float("nan")
 
     def __str__(self) -> str:
         if np.isnan(self.value):
             return f"– (n = {self.n})"
         interval = "" if np.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.value:+.2f}{interval} (n = {self.n})".replace("-", "−")
+        p = "" if np.isnan(self.low) else ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.2g}"
+        return f"{self.value:+.2f}{interval} (n = {self.n}{p})".replace("-", "−")
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -93,4 +101,16 @@ def _correlate(of: Callable, x: Sequence[float], y: Sequence[float], resamples: 
     found = of(a[drawn], b[drawn])
     found = found[~np.isnan(found)]
     low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (nan, nan)
-    return Correlation(value, float(low), float(high), n)
+    return Correlation(value, float(low), float(high), n, _permuted(of, a, b, value, seed))
+
+
+def _permuted(of: Callable, x: np.ndarray, y: np.ndarray, value: float, seed: int) -> float:
+    """The share of pairings whose coefficient is at least as far from zero."""
+    n = len(y)
+    if n <= _EXACT:
+        orders, own = np.array(list(permutations(range(n)))), 0     # the one observed is among them
+    else:
+        orders, own = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (PERMUTATIONS, 1)), axis=1), 1
+    found = np.concatenate([of(np.broadcast_to(x, (len(part), n)), y[part]) for part in np.array_split(orders, 10)])
+    as_far = np.abs(found) >= abs(value) - 1e-9                     # equal ones differ by rounding
+    return float((as_far.sum() + own) / (len(found) + own))

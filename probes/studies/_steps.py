@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL_DIFFUSION, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL_DIFFUSION, Cell, Row, Study
 from ._page import table
 from ._plots import curves
 from ._points import Point, points, values
 from ._registry import register_study
+from ._verdict import Verdict, decide
 
 _SINGLE = "single step"
 
@@ -39,19 +40,20 @@ class Steps(Study):
                       marks=(25,), note=single)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        held, lost = [], []
+        held, lost, dropped = [], [], []
         for intrinsic, (single, lines) in _settings(rows).items():
             own = next((p for p in lines.get("guidance 3", ()) if p.at["sampling_steps"] == 25), None)
-            # Below the average picture it was not trained long enough to be compared with.
-            if single is not None and own is not None and own.value > 0:
-                line = f"{intrinsic}: {own} in 25 steps, {single} in one"
-                (held if own.low > single.high else lost).append(line)
-        if not held and not lost:
-            return Verdict("not testable here", "the single step, or 25 steps at guidance 3 with a skill above 0, is not "
-                           "among the rows.")
-        if lost:
-            return Verdict("not reproduced", "; ".join(lost) + ". Both had the same number of optimiser steps.")
-        return Verdict("reproduced", "; ".join(held) + ".")
+            if single is None or own is None:
+                dropped.append(f"{intrinsic} (no fit of {'the single step' if single is None else '25 steps at guidance 3'})")
+                continue
+            line = f"{intrinsic}: {own} in 25 steps, {single} in one"
+            if own.value <= 0 and single.value <= 0:        # neither was trained long enough to be compared
+                dropped.append(f"{line}, neither above 0")
+            else:
+                (held if own.low > single.high and own.value > 0 else lost).append(line)
+        same = "; both had the same number of optimiser steps"
+        return decide(held, [*lost[:-1], lost[-1] + same] if lost else [], dropped,
+                      "the single step and 25 steps at guidance 3, one of them with a skill above 0, are not among the rows.")
 
     def tables(self, rows: Sequence[Row]) -> str:
         lines = []

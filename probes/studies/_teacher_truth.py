@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL_DIFFUSION, Cell, Row, Study, Verdict
+from ._base import PAPER, SMALL_DIFFUSION, Cell, Row, Study
 from ._page import table
 from ._plots import INTRINSICS, dots
 from ._points import Point, points, values
 from ._registry import register_study
+from ._verdict import Verdict, decide
 
 _LOSS = 0.05
 
@@ -33,17 +34,19 @@ class TeacherTruth(Study):
         return dots({"": entries}, "skill, scored on exact maps")
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        held, lost = [], []
+        held, lost, dropped = [], [], []
         for intrinsic, at in _taught(rows).items():
-            # Two probes that know nothing know equally much.
-            if "exact" in at and "scenes" in at and at["exact"].low > 0:
-                line = f"{intrinsic}: {at['scenes']} by the teacher, {at['exact']} by the truth"
-                (held if at["exact"].value - at["scenes"].value <= _LOSS else lost).append(line)
-        if not held and not lost:
-            return Verdict("not testable here", "no intrinsic was taught both ways with a skill clearly above 0.")
-        if lost:
-            return Verdict("not reproduced", "; ".join(lost) + ".")
-        return Verdict("reproduced", "; ".join(held) + ".")
+            if "exact" not in at or "scenes" not in at:
+                dropped.append(f"{intrinsic} (taught one way only)")
+                continue
+            taught, truth = at["scenes"], at["exact"]
+            line = f"{intrinsic}: {taught} by the teacher, {truth} by the truth"
+            loss = truth.value - taught.value
+            if truth.low <= 0 and not (taught.value <= 0 < truth.value and loss > _LOSS):
+                dropped.append(f"{line}, not clearly above 0")      # two probes that know nothing know equally much
+            else:
+                (held if loss <= _LOSS and taught.value > 0 else lost).append(line)
+        return decide(held, lost, dropped, "no intrinsic was taught both ways with a skill clearly above 0.")
 
     def tables(self, rows: Sequence[Row]) -> str:
         lines = [(i, at.get("scenes"), at.get("exact"), next(iter(at.values())).median("control_latent"),
