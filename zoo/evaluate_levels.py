@@ -32,12 +32,13 @@ def _row(folder: Path) -> dict:
     card, entry = generators.card(level), metrics["metrics"][metrics["primary"]]
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
                teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
+               encoding=record["intrinsic"]["options"].get("encoding", ""),
                metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
                seed=request["seed"], samples=request["samples"], steps=request["steps"],
                trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
     for name, control in entry["controls"].items():
-        row |= {f"{name}": control["value"], f"{name}_skill": control["skill"]}
+        row |= {name: control["value"], f"{name}_skill": control["skill"]}
     return row
 
 
