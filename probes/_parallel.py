@@ -8,16 +8,20 @@ processes. What cannot be read comes out as an `Unreadable` in its place: one br
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import torch
+
 from .data import Data, Photographs, Sample
 
 T, R = TypeVar("T"), TypeVar("R")
-MEMORY = 1 << 30        # bytes of samples read ahead, as far as the size of those before tells
+MEMORY = 1 << 30        # bytes of samples read ahead, waiting, worked on and queued, as far as the size of those before tells
+SHARE = MEMORY // 4     # of it: what may wait for others of its size, and what may be queued behind the network
 CHUNK = 2               # batches in which images of one size are looked for
 CPU_PIXELS = 1 << 18    # at once: beyond it a batch leaves the caches, and an image of a batch takes longer than one alone
 
@@ -28,6 +32,29 @@ class Unreadable:
 
     reason: str
     kind: str = "unreadable"
+
+
+class Held:
+    """Bytes of samples that were read and are not done with yet."""
+
+    def __init__(self) -> None:
+        self.bytes, self._lock = 0, threading.Lock()
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self.bytes += change
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that torch does not know, or does not have."""
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu or cuda, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; leave --device out for cpu")
 
 
 def threads_for(data: Data, wanted: int | None = None) -> int:
@@ -41,13 +68,14 @@ def threads_for(data: Data, wanted: int | None = None) -> int:
 
 
 def prefetch(items: Iterable[T], read: Callable[[T], R], threads: int = 4, ahead: int = 16,
-             cost: Callable[[R], int] = lambda result: 0) -> Iterator[tuple[T, R | Unreadable]]:
+             cost: Callable[[R], int] = lambda result: 0, held: Held | None = None) -> Iterator[tuple[T, R | Unreadable]]:
     """(item, read(item)) for every item, in the order of the items, read by threads before they are asked for.
 
     Args:
         read: runs in a thread; a ValueError or OSError it raises becomes an Unreadable, anything else is raised here
         ahead: results that are ready or being made at most
         cost: bytes of a result; so few are read ahead that together they stay below MEMORY, if all are like the largest so far
+        held: of results that were handed out and are still in memory: MEMORY is for those too
     """
     pending: deque[tuple[T, Future]] = deque()
     source, largest, exhausted = iter(items), 0, False
@@ -55,7 +83,7 @@ def prefetch(items: Iterable[T], read: Callable[[T], R], threads: int = 4, ahead
         try:
             while True:
                 # Before the first is there, nobody knows how large they are.
-                most = min(ahead, MEMORY // largest) if largest else min(ahead, threads)
+                most = min(ahead, (MEMORY - (held.bytes if held else 0)) // largest) if largest else min(ahead, threads)
                 while not exhausted and len(pending) < max(1, most):
                     try:
                         item = next(source)
@@ -96,12 +124,10 @@ class Batch(Generic[R]):
     Args:
         items: numbers of the images
         results: what was read, as many
-        last: whether the chunk ends with it
     """
 
     items: tuple[int, ...]
     results: tuple[R | Unreadable, ...]
-    last: bool
 
 
 def chunks(items: Sequence[int], batch: int) -> list[Sequence[int]]:
@@ -117,56 +143,75 @@ def at_once(batch: int, device: str) -> Callable[[tuple[int, int]], int]:
 
 
 def batches(parts: Sequence[Sequence[int]], read: Callable[[int], R], batch: int | Callable[[T], int], threads: int,
-            size: Callable[[R], T], cost: Callable[[R], int] = lambda result: 0) -> Iterator[Batch[R]]:
+            size: Callable[[R], T], cost: Callable[[R], int] = lambda result: 0,
+            held: Held | None = None) -> Iterator[Batch[R]]:
     """Batches of at most `batch` (or `batch(size)`) images of one size each, from one chunk at a time.
 
     A network's last digits depend on how many images it is given at once. Batches never reach over a chunk's end, so a run
-    that begins at a chunk makes the very batches that an uninterrupted one makes, and the very numbers.
+    that begins at a chunk makes the very batches that an uninterrupted one makes, and the very numbers. Where more than SHARE
+    bytes wait for others of their size, those that wait longest go as they are.
 
     Args:
         parts: of `chunks`; each is read whole
         read, threads, cost: of `prefetch`
         size: of what was read; images of equal sizes share a batch
+        held: counts what was read until the next batch is asked for
     """
     ends = {part[-1] for part in parts if len(part)}
     most = batch if callable(batch) else lambda size: batch
     ahead = max(map(len, parts), default=1) + threads
-    waiting: dict[T, list[tuple[int, R]]] = {}
-    flat = (item for part in parts for item in part)
-    for item, result in prefetch(flat, read, threads, ahead, cost):
-        last = item in ends
+    held = Held() if held is None else held
+    waiting: dict[T, list[tuple[int, R, int]]] = {}
+    total = 0
+
+    def ready(key: T) -> Iterator[Batch[R]]:
+        nonlocal total
+        items, results, costs = zip(*waiting.pop(key), strict=True)
+        total -= sum(costs)
+        yield Batch(items, results)
+        held.add(-sum(costs))
+
+    for item, result in prefetch((item for part in parts for item in part), read, threads, ahead, cost, held):
         if isinstance(result, Unreadable):
-            yield Batch((item,), (result,), last and not waiting)
+            yield Batch((item,), (result,))
         else:
-            key = size(result)
-            waiting.setdefault(key, []).append((item, result))
+            key, bytes_ = size(result), cost(result)
+            waiting.setdefault(key, []).append((item, result, bytes_))
+            total += bytes_
+            held.add(bytes_)
             del result
             if len(waiting[key]) == most(key):
-                yield _full(waiting.pop(key), last and not waiting)
-        if last:
+                yield from ready(key)
+            while total > SHARE:
+                yield from ready(next(iter(waiting)))
+        if item in ends:
             while waiting:
-                _, group = waiting.popitem()
-                yield _full(group, not waiting)
-
-
-def _full(group: list[tuple[int, R]], last: bool) -> Batch[R]:
-    return Batch(tuple(i for i, _ in group), tuple(r for _, r in group), last)
+                yield from ready(next(reversed(waiting)))
 
 
 class Ordered:
     """One thread behind the network that finishes its work (writing, scoring) in order; `put` waits while `ahead` jobs are
-    under way, and raises what an earlier job raised."""
+    under way, or jobs of more than SHARE bytes together, and raises what an earlier job raised."""
 
-    def __init__(self, ahead: int = 4):
-        self.pool, self.pending, self.ahead = ThreadPoolExecutor(1, thread_name_prefix="finish"), deque(), ahead
+    def __init__(self, ahead: int = 4, held: Held | None = None):
+        self.pool, self.ahead = ThreadPoolExecutor(1, thread_name_prefix="finish"), ahead
+        self.pending: deque[tuple[Future, int]] = deque()
+        self.held, self.bytes = Held() if held is None else held, 0
 
-    def put(self, job: Callable[..., object], *args: object) -> None:
-        self._collect(self.ahead - 1)
-        self.pending.append(self.pool.submit(job, *args))
+    def put(self, job: Callable[..., object], *args: object, cost: int = 0) -> None:
+        self._collect(self.ahead - 1, SHARE - cost)
+        self.pending.append((self.pool.submit(job, *args), cost))
+        self.bytes += cost
+        self.held.add(cost)
 
-    def _collect(self, most: int) -> None:
-        while self.pending and (len(self.pending) > most or self.pending[0].done()):
-            self.pending.popleft().result()
+    def _collect(self, most: int, room: int) -> None:
+        while self.pending and (len(self.pending) > most or self.bytes > room or self.pending[0][0].done()):
+            future, cost = self.pending.popleft()
+            try:
+                future.result()
+            finally:
+                self.bytes -= cost
+                self.held.add(-cost)
 
     def __enter__(self) -> Ordered:
         return self
@@ -174,6 +219,6 @@ class Ordered:
     def __exit__(self, kind: type | None, *exc: object) -> None:
         try:
             if kind is None:
-                self._collect(0)
+                self._collect(0, 0)
         finally:
             self.pool.shutdown(wait=True, cancel_futures=True)

@@ -1,11 +1,13 @@
 """Labels on disk: complete after whatever happened, whose they are, and the same to a fit as their teacher."""
 import csv
+import hashlib
 import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tiny import SMALL, Brightness
 
 import probes
 from probes._files import OutputError
-from probes._parallel import Ordered, Unreadable, at_once, batches, chunks, prefetch
+from probes._parallel import Held, Ordered, Unreadable, at_once, batches, chunks, prefetch
 from probes.cli._label import label as command
 from probes.data import get_data
 from probes.data._folder import Images
@@ -102,20 +104,54 @@ def test_batches_are_the_same_wherever_a_run_begins():
         return i % 3
 
     def made(parts):
-        return [(b.items, b.last) for b in batches(parts, read, 3, 2, size=lambda r: r)]
+        return [b.items for b in batches(parts, read, 3, 2, size=lambda r: r)]
 
     parts = chunks(range(20), 3)
     assert [len(p) for p in parts] == [6, 6, 6, 2]
     whole = made(parts)
-    assert sorted(i for items, _ in whole for i in items) == list(range(20)) and ((7,), False) in whole
-    assert all(len({read(i) for i in items}) == 1 for items, _ in whole if 7 not in items)
-    assert made(parts[1:]) == whole[next(n for n, (_, last) in enumerate(whole) if last) + 1:]
-    assert sum(last for _, last in whole) == 4
+    assert sorted(i for items in whole for i in items) == list(range(20)) and (7,) in whole
+    assert all(len({read(i) for i in items}) == 1 for items in whole if 7 not in items)
+    assert made(parts[1:]) == [items for items in whole if items[0] >= 6]
     with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
         chunks(range(3), 0)
     few = at_once(8, "cpu")
     assert [few((64, 64)), few((256, 512)), few((768, 1024))] == [8, 2, 1] and at_once(8, "cuda")((768, 1024)) == 8
     assert [len(b.items) for b in batches([range(6)], lambda i: (512, 256), few, 2, size=lambda r: r)] == [2, 2, 2]
+
+
+def test_memory_is_kept_over_all_that_is_read_waits_and_is_queued(monkeypatch):
+    live, most, lock = 0, 0, threading.Lock()
+
+    class Large:                # of 10 bytes, where a hundred are allowed
+        def __init__(self):
+            nonlocal live, most
+            with lock:
+                live += 1
+                most = max(most, live)
+
+        def __del__(self):
+            nonlocal live
+            with lock:
+                live -= 1
+
+    monkeypatch.setattr("probes._parallel.MEMORY", 100)
+    monkeypatch.setattr("probes._parallel.SHARE", 25)
+
+    def made(parts):
+        held, seen = Held(), []
+        with Ordered(16, held) as work:
+            for group in batches(parts, lambda i: (i, Large()), 8, 4, lambda r: r[0] % 5, lambda r: 10, held):
+                seen.append(group.items)
+                for result in group.results:
+                    work.put(lambda result: time.sleep(0.002), result, cost=10)
+        assert held.bytes == 0
+        return seen
+
+    parts = chunks(range(60), 8)
+    whole = made(parts)
+    assert sorted(i for items in whole for i in items) == list(range(60))
+    assert made(parts[1:]) == [items for items in whole if items[0] >= 16]
+    assert 3 < most <= 13
 
 
 def test_work_behind_is_done_in_order_and_its_errors_arrive():
@@ -143,7 +179,11 @@ def test_labels_are_the_teachers_word_at_the_images_size(photos, tmp_path):
     assert about["teacher"] == dict(name="slow", version="1", fingerprint=teacher.fingerprint, licence="Apache-2.0", source="")
     assert set(about["intrinsics"]) == {"shading", "albedo"} and about["images"] == 12 and about["masked"] is True
     rows = list(csv.DictReader(open(out / "labels.csv")))
-    assert {r["name"] for r in rows} == {p.stem for p in photos.iterdir()}
+    assert {(r["name"], r["intrinsic"]) for r in rows} == {(p.stem, i) for p in photos.iterdir() for i in ("shading", "albedo")}
+    for row in rows:
+        stem = f"{row['name']}-{row['intrinsic']}"
+        digests = [hashlib.sha256((out / f"{stem}{ending}").read_bytes()).hexdigest() for ending in (".npy", ".exr")]
+        assert row["map"] == f"npy:{digests[0]} exr:{digests[1]}"
     assert all(r["image"].startswith("file:") and len(r["image"]) == 69 for r in rows)
     before = contents(out)
     assert quietly(photos, "slow", "shading,albedo", out, ("npy", "exr")).kept == 12
@@ -158,7 +198,71 @@ def test_an_intrinsic_can_be_added_later(photos, tmp_path):
     quietly(photos, "slow", "shading", out)
     assert quietly(photos, "slow", "albedo", out).written == 12
     both = Labels(out, get_data(photos))
-    assert set(both.intrinsics) == {"shading", "albedo"} and len(both.rows) == 12
+    assert set(both.intrinsics) == {"shading", "albedo"} and len(both.rows) == 24
+
+
+def test_maps_that_nobody_vouches_for_never_pass_for_the_teachers(photos, tmp_path):
+    out, foreign = tmp_path / "l", np.full((1, 40, 32), 123.0, np.float32)
+    out.mkdir()
+    np.save(out / "p00-albedo.npy", foreign)
+    np.save(out / "other-albedo.npy", foreign)
+    quietly(photos, "slow", "shading", out)
+    with pytest.raises(ValueError, match=r"holds maps of albedo \(other-albedo.npy\) without a labels.json"):
+        quietly(photos, "slow", "albedo", out)
+    with pytest.raises(ValueError, match="other-albedo.npy.* is not discarded"):
+        quietly(photos, "slow", "albedo", out, overwrite=True)
+    assert (out / "p00-shading.npy").exists() and np.load(out / "p00-albedo.npy").max() == 123
+    quietly(photos, "slow", "shading", out, overwrite=True)                 # discards what it vouches for and no other
+    assert np.load(out / "p00-albedo.npy").max() == 123
+    with pytest.raises(ValueError, match="knows none of the 12 images"):
+        Labels(out, get_data(photos)).label_indexed(torch.zeros(1, 3, 40, 32), "albedo", [0])
+    (out / "other-albedo.npy").unlink()
+    (out / "p00-albedo.npy").rename(out / "p00-albedo-16bit.png")
+    with pytest.raises(ValueError, match="p00-albedo-16bit.png"):
+        quietly(photos, "slow", "albedo", out)
+    (out / "p00-albedo-16bit.png").unlink()
+    quietly(photos, "slow", "albedo", out, count=3)
+    np.save(out / "p05-albedo.npy", foreign)                                # listed by now, but no row names it
+    assert quietly(photos, "slow", "albedo", out).written == 9 and np.load(out / "p05-albedo.npy").max() <= 1
+
+
+def test_an_altered_label_is_another_label(photos, tmp_path):
+    out = tmp_path / "l"
+    quietly(photos, "slow", "shading", out)
+    before = Labels(out, get_data(photos))
+    assert before.fingerprint == Labels(out, get_data(photos)).fingerprint != Slow().fingerprint
+    values = np.load(out / "p02-shading.npy")
+    values[0, 20, 20] += 0.25
+    np.save(out / "p02-shading.npy", values)
+    with pytest.raises(ValueError, match="p02-shading.npy is not the map that slow 1 gave: it has changed"):
+        before.label_indexed(torch.zeros(1, 3, 32, 40), "shading", [2])
+    with pytest.raises(ValueError, match="1 of the maps in .* are not the ones that were written, p02-shading.npy for one"):
+        quietly(photos, "slow", "shading", out)
+    table = out / "labels.csv"
+    digest = hashlib.sha256((out / "p02-shading.npy").read_bytes()).hexdigest()
+    rows = list(csv.DictReader(open(table)))
+    old = next(r["map"] for r in rows if r["name"] == "p02")
+    table.write_text(table.read_text().replace(old, f"npy:{digest}"))
+    assert Labels(out, get_data(photos)).fingerprint != before.fingerprint
+
+
+def test_a_format_can_be_added_and_its_codes_text_is_missed(photos, tmp_path):
+    out = tmp_path / "l"
+    quietly(photos, "slow", "shading", out, count=4)
+    first = contents(out)
+    assert quietly(photos, "slow", "shading", out, ("npy", "png16"), count=4).written == 4
+    assert all(contents(out)[name] == data for name, data in first.items() if name.endswith(".npy"))
+    assert quietly(photos, "slow", "shading", out, ("npy", "png16"), count=4).kept == 4
+    (out / "p01-shading-16bit.json").unlink()
+    assert quietly(photos, "slow", "shading", out, ("npy", "png16"), count=4).written == 1
+    assert (out / "p01-shading-16bit.json").exists() and len(Labels(out, get_data(photos)).rows) == 4
+
+
+def test_images_are_not_copied_over_themselves(photos):
+    for out in (photos, photos.parent):
+        with pytest.raises(ValueError, match="with_images: the images lie in .* already"):
+            quietly(photos, "slow", "shading", out, with_images=True)
+    assert len(list(photos.parent.rglob("*"))) == 13
 
 
 def test_unreadable_images_are_left_out_and_named(photos, tmp_path, capsys):
@@ -221,6 +325,7 @@ def test_bad_arguments(photos, tmp_path):
         "formats: unknown name 'jpg'": dict(formats=["jpg"]),
         "formats: png does not hold the values": dict(formats=["png"]),
         "batch: expected at least 1": dict(batch=0),
+        "device: expected cpu or cuda, got 'cud'": dict(device="cud"),
         "threads: expected at least 1": dict(threads=0),
         "there is no image 19": dict(count=20),
         "there is no image -1": dict(first=-1),

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .._files import write_text_atomically
@@ -10,9 +10,10 @@ from .._intrinsics import Intrinsic
 from .._rows import Rows
 from ..data import Data, Photographs
 from ..teachers import Teacher
-from ..teachers._labels import COLUMNS, MANIFEST, TABLE, read_manifest
+from ..teachers._labels import COLUMNS, MANIFEST, TABLE, VERSION, packed, read_manifest, unpacked
 
 _ADVICE = "choose another folder with --output, or discard what it holds with --overwrite true"
+_ENDINGS = (".npy", ".exr", "-16bit.json", "-16bit.png", ".png")        # of all that `write_map` writes
 
 
 def describe(data: Data, teacher: Teacher, intrinsics: Sequence[Intrinsic], formats: Sequence[str],
@@ -27,7 +28,7 @@ def describe(data: Data, teacher: Teacher, intrinsics: Sequence[Intrinsic], form
                                 meaning=meaning, unit=units.get(meaning, ""))
         if about.name == "normal":
             maps[about.name]["frame"] = "omnidata"
-    return dict(format="probes-labels", version=1, software=f"probes {__version__}",
+    return dict(format="probes-labels", version=VERSION, software=f"probes {__version__}",
                 teacher=dict(name=teacher.name, version=teacher.version, fingerprint=teacher.fingerprint,
                              licence=teacher.licence, source=teacher.source),
                 data=dict(name=data.name, world=data.world,
@@ -42,25 +43,41 @@ class Folder:
         path: of the folder
         about: of `describe`; what is there already of the same teacher and data is gone on with
         overwrite: discard what is there instead
+        names: of the images that are to be labelled
 
-    Raises ValueError where the folder holds labels of another teacher, or files of labels that nobody vouches for.
+    `rows`: {(name, intrinsic): row}, what the folder vouches for. Raises ValueError where the folder holds labels of another
+    teacher, or maps of an intrinsic that is labelled for the first time: nobody vouches for those.
     """
 
-    def __init__(self, path: Path, about: dict, overwrite: bool):
-        self.path, self.about, self.table = path, about, Rows(path / TABLE, COLUMNS)
+    def __init__(self, path: Path, about: dict, overwrite: bool, names: Iterable[str] = ()):
+        self.path, self.about, self.table, self.names = path, about, Rows(path / TABLE, COLUMNS), list(names)
         self.overwrite = overwrite
         before = None
         if not overwrite and (path / MANIFEST).exists():
             before = read_manifest(path)
             self._compare(before)
             self.about = {**about, "intrinsics": {**before["intrinsics"], **about["intrinsics"]}}
-        elif not overwrite:
-            stray = next((p for name in about["intrinsics"] for p in sorted(path.rglob(f"*-{name}.*"))), None)
-            if stray is not None:
-                raise ValueError(f"output: {path} holds maps ({stray.name}) without a {MANIFEST} that says whose they are; "
-                                 f"{_ADVICE}")
         self.before = before
-        self.rows: dict[str, dict] = {} if before is None else {row["name"]: row for row in self.table.read() if row["image"]}
+        self.rows: dict[tuple[str, str], dict] = {}
+        if before is not None:
+            self.rows = {(row["name"], row["intrinsic"]): row for row in self.table.read() if row["map"]}
+        self._check_strays(set() if before is None else set(before["intrinsics"]))
+
+    def _check_strays(self, known: set[str]) -> None:
+        """Raises ValueError where maps lie about of an intrinsic that no manifest lists: they would pass for the teacher's."""
+        own = set(self._discarded()) if self.overwrite else set()
+        for name in sorted(set(self.about["intrinsics"]) - known):
+            stray = next((p for p in self._maps_of(name) if p not in own), None)
+            if stray is None:
+                continue
+            advice = f"move it, or choose another folder with --output; {TABLE} does not name it, so it is not discarded"
+            raise ValueError(f"output: {self.path} holds maps of {name} ({stray.relative_to(self.path)}) without a {MANIFEST} "
+                             f"that says whose they are; {advice if self.overwrite else _ADVICE}")
+
+    def _maps_of(self, intrinsic: str) -> Iterator[Path]:
+        for ending in _ENDINGS:
+            found = (p for p in sorted(self.path.rglob(f"*-{intrinsic}{ending}")) if p.is_file())
+            yield from (p for p in found if p.relative_to(self.path).parts[0] != "images")
 
     def _compare(self, before: dict) -> None:
         then, now = before["teacher"], self.about["teacher"]
@@ -87,27 +104,43 @@ class Folder:
         write_text_atomically(self.path / MANIFEST, json.dumps(self.about, indent=2) + "\n")
 
     def _clear(self) -> None:
-        """Removes the labels, and only them: maps of this folder's intrinsics that a row or this run names."""
-        try:
-            intrinsics = set(read_manifest(self.path)["intrinsics"])
-            names = [row["name"] for row in self.table.read()]
-        except ValueError:
-            intrinsics, names = set(), []
-        endings = (".npy", ".exr", "-16bit.json", "-16bit.png", ".png")
-        for name in names:
-            for path in (self.path / f"{name}-{i}{ending}" for i in intrinsics for ending in endings):
-                if path.resolve().is_relative_to(self.path.resolve()):
-                    path.unlink(missing_ok=True)
+        """Removes the labels, and only them."""
+        for path in self._discarded():
+            path.unlink(missing_ok=True)
         (self.path / TABLE).unlink(missing_ok=True)
 
-    def add(self, name: str, size: tuple[int, int], image: str) -> None:
-        """Vouches for the labels of an image, whose files are there by now."""
-        row = dict(name=name, height=size[0], width=size[1], image=image)
-        self.table.append([row])
-        self.rows[name] = row
+    def _discarded(self) -> Iterator[Path]:
+        """Where maps may lie that a row names, or that this run is to write."""
+        try:
+            read_manifest(self.path)
+            pairs = [(row["name"], row["intrinsic"]) for row in self.table.read()]
+        except ValueError:
+            pairs = []
+        for name, intrinsic in dict.fromkeys([*pairs, *((n, i) for n in self.names for i in self.about["intrinsics"])]):
+            for path in (self.path / f"{name}-{intrinsic}{ending}" for ending in _ENDINGS):
+                if path.resolve().is_relative_to(self.path.resolve()):
+                    yield path
+
+    def digests(self, name: str, intrinsic: str) -> dict[str, str]:
+        """{format: sha256 of the map's file} that a row vouches for; {} where there is none."""
+        row = self.rows.get((name, intrinsic))
+        return {} if row is None else unpacked(row["map"])
+
+    def image(self, name: str) -> str | None:
+        """The digest of an image as it was labelled; None where it was not."""
+        return next((row["image"] for i in self.about["intrinsics"] if (row := self.rows.get((name, i))) is not None), None)
+
+    def add(self, name: str, intrinsic: str, size: tuple[int, int], image: str, digests: Mapping[str, str]) -> None:
+        """Vouches for files of a map, which are there by now."""
+        before = self.digests(name, intrinsic)
+        row = dict(name=name, intrinsic=intrinsic, height=size[0], width=size[1], image=image,
+                   map=packed({**before, **digests}))
+        if not before or row["map"] != packed(before):
+            self.table.append([row])
+            self.rows[name, intrinsic] = row
 
     def finish(self) -> None:
-        self.about["images"] = len(self.rows)
+        self.about["images"] = len({name for name, _ in self.rows})
         write_text_atomically(self.path / MANIFEST, json.dumps(self.about, indent=2) + "\n")
 
 

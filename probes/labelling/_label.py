@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators._files import file_sha256
 from generators._names import unknown
 
 from .._console import Reporter
@@ -25,10 +26,12 @@ from .._files import writing
 from .._intrinsics import Intrinsic, get_intrinsic
 from .._parallel import (
     Batch,
+    Held,
     Ordered,
     Unreadable,
     at_once,
     batches,
+    check_device,
     chunks,
     prefetch,
     sample_bytes,
@@ -43,10 +46,10 @@ from ..images import FORMATS, write_map
 from ..images._png import write_png
 from ..teachers import Teacher, default_teacher, get_teacher
 from ..teachers._base import Exact
-from ..teachers._labels import digest
+from ..teachers._labels import ENDINGS, digest, file_of
 from ._folder import Folder, describe
 
-LABEL_FORMATS = ("npy", "exr", "png16")         # those that hold the values; png is for the eye
+LABEL_FORMATS = tuple(ENDINGS)         # those that hold the values; png is for the eye
 UNITS = {"metric": "m", "relative": "relative", "disparity": "disparity"}      # of depth, by what it means
 
 
@@ -89,10 +92,12 @@ def label(images: Any, teacher: str | Teacher = "auto", intrinsic: str | Sequenc
     Returns a Labelled. Images that cannot be read, and those the teacher refuses, are left out and told.
 
     Raises UnknownNameError for names that do not exist; ValueError where the folder holds labels of another teacher or of other
-    images, and where the teacher says what is no map; OutputError where a file cannot be written.
+    images, or maps that are not the ones that were written, and where the teacher says what is no map; OutputError where a file
+    cannot be written.
     """
     wanted = _wanted(intrinsic)
     _check_formats(formats)
+    check_device(device)
     data = open_images(images)
     teacher = default_teacher(data.world) if teacher == "auto" else teacher
     teacher = get_teacher(teacher, wanted[0].name, data).to(device)
@@ -101,10 +106,12 @@ def label(images: Any, teacher: str | Teacher = "auto", intrinsic: str | Sequenc
     numbers, reporter = select(data, first, count), Reporter(quiet)
     names = [data.sample_name(i) for i in numbers]
     check_names(names, data.name)
+    if with_images:
+        _check_apart(data, numbers, Path(output))
     work = _Work(data, teacher, wanted, formats, with_images, dict(zip(numbers, names, strict=True)), device)
     threads = threads_for(data, threads)
     with holding(Path(output), "label"):
-        folder = Folder(Path(output), describe(data, teacher, wanted, formats, UNITS), overwrite)
+        folder = Folder(Path(output), describe(data, teacher, wanted, formats, UNITS), overwrite, names)
         _check_kept(folder, data, numbers, work, threads)
         folder.begin()
         with reporter.bar(f"{', '.join(i.name for i in wanted)} by {teacher.name}") as update:
@@ -162,16 +169,30 @@ def _check_kept(folder: Folder, data: Data, numbers: Sequence[int], work: _Work,
     """Raises ValueError where labels that would be kept are of other images, or of images that have changed."""
     if not folder.rows:
         return
-    there = [i for i in numbers if work.names[i] in folder.rows]
+    there = [i for i in numbers if folder.image(work.names[i]) is not None]
     if not there:
-        raise ValueError(f"output: {folder.path} holds labels of other images ({next(iter(folder.rows))}, for one), none of "
+        raise ValueError(f"output: {folder.path} holds labels of other images ({next(iter(folder.rows))[0]}, for one), none of "
                          f"{data.name}; choose another folder with --output, or discard them with --overwrite true")
     changed = [i for i, found in prefetch(there, lambda i: digest(data, i), threads)
-               if not isinstance(found, Unreadable) and found != folder.rows[work.names[i]]["image"]]
+               if not isinstance(found, Unreadable) and found != folder.image(work.names[i])]
     if changed:
         raise ValueError(f"output: {len(changed)} of the images have changed since they were labelled in {folder.path}, "
                          f"{work.names[changed[0]]} for one; choose another folder with --output, or label all again with "
                          "--overwrite true")
+    altered = [path for _, path in prefetch(there, lambda i: work.altered(folder, i), threads) if isinstance(path, Path)]
+    if altered:
+        raise ValueError(f"output: {len(altered)} of the maps in {folder.path} are not the ones that were written, "
+                         f"{altered[0].name} for one; move them away to have them labelled again, or choose another folder "
+                         "with --output")
+
+
+def _check_apart(data: Data, numbers: Sequence[int], output: Path) -> None:
+    """Raises ValueError where the images lie in the folder that is to hold copies of them."""
+    folder = output.expanduser().resolve()
+    for path in (file_of(data, i) for i in numbers):
+        if path is not None and path.resolve().is_relative_to(folder):
+            raise ValueError(f"with_images: the images lie in {output} already ({path.name}, for one); leave it out, or choose "
+                             "another folder with --output")
 
 
 @dataclass(frozen=True)
@@ -184,16 +205,31 @@ class _Work:
     names: dict[int, str]
     device: str
 
+    def files(self, folder: Folder, index: int, about: Intrinsic, form: str) -> list[Path]:
+        """The files of a map in one format."""
+        endings = [_FIRST[form], *(["-16bit.json"] if form == "png16" else [])]
+        return [folder.path / f"{self.names[index]}-{about.name}{ending}" for ending in endings]
+
     def targets(self, folder: Folder, index: int) -> Iterator[Path]:
-        name = self.names[index]
         for about in self.intrinsics:
             for form in self.formats:
-                yield folder.path / f"{name}-{about.name}{_FIRST[form]}"
+                yield from self.files(folder, index, about, form)
         if self.with_images:
-            yield folder.path / "images" / f"{name}.png"
+            yield folder.path / "images" / f"{self.names[index]}.png"
 
     def done(self, folder: Folder, index: int) -> bool:
-        return self.names[index] in folder.rows and all(path.exists() for path in self.targets(folder, index))
+        vouched = set(self.formats) & set(ENDINGS)
+        known = (folder.digests(self.names[index], about.name) for about in self.intrinsics)
+        return all(vouched <= set(k) for k in known) and all(path.exists() for path in self.targets(folder, index))
+
+    def altered(self, folder: Folder, index: int) -> Path | None:
+        """A map that is there and is not the one a row vouches for."""
+        for about in self.intrinsics:
+            for form, known in folder.digests(self.names[index], about.name).items():
+                path = folder.path / f"{self.names[index]}-{about.name}{ENDINGS[form]}"
+                if path.is_file() and file_sha256(path) != known:
+                    return path
+        return None
 
     def read(self, index: int) -> tuple[Sample, str]:
         exact = [i.name for i in self.intrinsics] if isinstance(self.teacher, Exact) else []
@@ -226,13 +262,19 @@ class _Work:
 
     def _write(self, folder: Folder, index: int, sample: Sample, image: str, maps: dict[str, Tensor]) -> None:
         name = self.names[index]
+        digests = {}
         for about in self.intrinsics:
-            unit = UNITS.get(self.teacher.meaning(about.name))
-            write_map(folder.path / f"{name}-{about.name}", maps[about.name], about.name, self.formats, unit)
+            unit, stem = UNITS.get(self.teacher.meaning(about.name)), folder.path / f"{name}-{about.name}"
+            # What a row vouches for stays: on a graphics card the same network may give other last digits.
+            formats = [form for form in self.formats if form not in folder.digests(name, about.name)
+                       or not all(path.exists() for path in self.files(folder, index, about, form))]
+            write_map(stem, maps[about.name], about.name, formats, unit)
+            digests[about.name] = {form: file_sha256(stem.with_name(stem.name + ending)) for form, ending in ENDINGS.items()
+                                   if form in formats}
         if self.with_images:
             _write_image(folder.path / "images" / f"{name}.png", sample.image)
-        if name not in folder.rows:
-            folder.add(name, sample.size, image)
+        for intrinsic, found in digests.items():
+            folder.add(name, intrinsic, sample.size, image, found)
 
 
 def _run(work: _Work, folder: Folder, numbers: Sequence[int], batch: int | None, threads: int,
@@ -243,8 +285,10 @@ def _run(work: _Work, folder: Folder, numbers: Sequence[int], batch: int | None,
     parts = [part for part in chunks(numbers, most) if not done.issuperset(part)]
     total, count = len(numbers), len(numbers) - sum(map(len, parts))
     failed: list[str] = []
-    with Ordered(2 * most) as finish:
-        groups = batches(parts, work.read, together, threads, lambda read: read[0].size, lambda read: sample_bytes(read[0]))
+    held = Held()
+    with Ordered(2 * most, held) as finish:
+        groups = batches(parts, work.read, together, threads, lambda read: read[0].size, lambda read: sample_bytes(read[0]),
+                         held)
         for group in groups:
             count += len(group.items)
             reason = group.results[0].reason if isinstance(group.results[0], Unreadable) else None
@@ -263,7 +307,8 @@ def _run(work: _Work, folder: Folder, numbers: Sequence[int], batch: int | None,
                     if empty:
                         failed.append(f"{work.names[i]}: {work.teacher.name} has no {empty[0]} for any pixel of it")
                     elif i not in done:
-                        finish.put(work.write, folder, i, sample, image, maps, failed)
+                        size = sample_bytes(sample) + sum(4 * values.numel() for values in maps.values())
+                        finish.put(work.write, folder, i, sample, image, maps, failed, cost=size)
             update(count, total, work.names[group.items[-1]])
     return sum(work.done(folder, i) for i in numbers) - len(done), failed
 

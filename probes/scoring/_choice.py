@@ -9,10 +9,11 @@ import torch
 
 from .._intrinsics import Intrinsic, get_intrinsic
 from .._probe import Probe
-from ..data import Data, get_data
+from ..data import Data, Photographs, get_data
 from ..labelling._label import select
 from ..metrics import Protocol, get_protocol, prepare_depth, protocols
 from ..teachers import teachers
+from ..teachers._labels import file_of
 from ._sources import get_source
 
 AUTO = "auto"
@@ -88,15 +89,67 @@ def which_intrinsic(source: Any, probe: Probe | None, name: str | None, protocol
     return get_intrinsic(of.pop())
 
 
-def which_samples(data: Data, probe: Probe | None, first: int | None, count: int | None) -> list[int]:
-    """Which samples: never those a probe was fitted on."""
+def which_samples(data: Data, probe: Probe | None, first: int | None, count: int | None) -> tuple[list[int], list[str]]:
+    """(which samples, notes): never those a probe was fitted on, whatever the data is called by now.
+
+    Raises ValueError where samples are asked for that it was fitted on, and where nobody can tell which those are.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"count: expected at least 1, got {count}")
     own = None if probe is None else probe.record.get("data")
-    if own is None or probe.untaught or own["fingerprint"] != data.fingerprint:
-        return select(data, first or 0, count)
-    held = data.first_training_index
-    numbers = select(data, first or 0, min(count or 500, held) if first is None else count)
-    fitted = probe.fitted_on
-    if numbers[0] < fitted.stop and fitted.start <= numbers[-1]:
+    if own is None or probe.untaught:
+        return select(data, first or 0, count), []
+    if own["fingerprint"] == data.fingerprint:
+        held = data.first_training_index
+        wanted = min(500 if count is None else count, held) if first is None else count
+        numbers, fitted, notes = select(data, first or 0, wanted), set(_fitted_on(probe)), []
+    else:
+        fitted, notes = _fitted_in(data, probe)
+        numbers = select(data, first or 0, count if first is not None or not fitted else None)
+        if first is None and fitted:
+            numbers = [i for i in numbers if i not in fitted][:count]
+            if not numbers:
+                raise ValueError(f"data: this probe was fitted on all {data.count} images of {data.name}, which it calls "
+                                 f"{own['name']}; give data that it has not seen")
+            notes = [f"{len(fitted)} images of {data.name} are left out: this probe was fitted on them, as {own['name']}"]
+    if wrong := sorted(fitted.intersection(numbers)):
         raise ValueError(f"first: samples {numbers[0]} … {numbers[-1]} of {data.name} overlap those this probe was fitted on "
-                         f"({fitted.start} … {fitted.stop - 1}); the first {held} are held out: leave --first and --count out")
-    return numbers
+                         f"({len(wrong)} of them, {wrong[0]} … {wrong[-1]}); leave --first and --count out, and only others "
+                         "are scored")
+    return numbers, notes
+
+
+def _fitted_on(probe: Probe) -> range:
+    bank = probe.record["bank"]
+    return range(bank["first_seed"], bank["first_seed"] + bank["samples"])
+
+
+def _fitted_in(data: Data, probe: Probe) -> tuple[set[int], list[str]]:
+    """Which images of `data` a probe was fitted on, where its own data is another, or the same read in another way: files are
+    known by their paths. Images that are computed go by their numbers."""
+    own, numbers = probe.record["data"], _fitted_on(probe)
+    if not isinstance(data, Photographs):
+        return (set(numbers) if data.name == own["name"] else set()), []
+    try:
+        recorded = probe.data or get_data(own["name"])
+    except (ValueError, OSError) as error:
+        return set(), [f"the data this probe was fitted on, {own['name']}, cannot be opened, so nobody checked that none of "
+                       f"its images is scored ({' '.join(str(error).split())})"]
+    if not isinstance(recorded, Photographs):
+        return set(), []
+    of = {_key(data, i): i for i in range(data.count)}
+    if recorded.fingerprint == own["fingerprint"]:
+        keys = (_key(recorded, i) for i in numbers if i < recorded.count)
+        return {of[key] for key in keys if key in of}, []
+    shared = next((key for i in range(recorded.count) if (key := _key(recorded, i)) in of), None)
+    if shared is not None:
+        raise ValueError(f"data: {data.name} shares images with {own['name']}, on which this probe was fitted ({shared[0]}, "
+                         "for one), and what lies there has changed since, so nobody knows which of them it has seen; bring "
+                         "the data back, or give data of other images")
+    return set(), []
+
+
+def _key(data: Photographs, index: int) -> tuple[str, str]:
+    """What tells an image of a dataset from every other: its file, and where one file holds many, its name."""
+    path = next(iter(data.files(index)), None)
+    return str(path.resolve()) if path is not None else "", "" if file_of(data, index) else data.sample_name(index)

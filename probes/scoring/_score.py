@@ -9,6 +9,8 @@ at the images' own size. A run that was killed goes on where it was and ends wit
 """
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +21,14 @@ import torch
 from torch import Tensor
 
 from .._console import Reporter
-from .._parallel import Batch, Ordered, Unreadable, at_once, batches, chunks, sample_bytes, threads_for
+from .._parallel import Batch, Held, Ordered, Unreadable, at_once, batches, check_device, chunks, sample_bytes, threads_for
 from .._probe import Probe
 from .._rows import check_names, holding
 from ..data import Data, Sample, valid
 from ..metrics import EmptyMaskError, Protocol, aggregate, aggregate_skill, prepare_depth
 from ..teachers import Teacher
 from ._choice import AUTO, choose, which_data, which_intrinsic, which_samples
-from ._sources import Source, as_probe, open_source
+from ._sources import Source, as_probe, check_apart, open_source
 from ._store import Extras, Store
 from ._trivial import Mean, mean_map
 
@@ -92,22 +94,29 @@ def score(source: str | Path | Probe | Teacher, data: str | Path | Data | None =
     Raises UnknownNameError for names that do not exist; ValueError for data without the map, protocols that do not apply, and
     where no sample could be scored.
     """
+    if trivial < 0:
+        raise ValueError(f"trivial: expected a number of samples, or 0 for no trivial predictor, got {trivial}")
+    check_device(device)
     probe = as_probe(source, device)
     data = which_data(data, probe)
     about = which_intrinsic(source, probe, intrinsic, protocol, data)
     data.require((about.name,))
-    numbers = which_samples(data, probe, first, count)
+    numbers, left = which_samples(data, probe, first, count)
     names = {i: data.sample_name(i) for i in numbers}
     check_names(list(names.values()), data.name)
     opened = open_source(source, probe, about, data, names, size=size, policy=policy, meaning=meaning, frame=frame, unit=unit,
                          device=device)
     truth = data.meaning(about.name)
+    check_apart(opened, data, names)
     used, notes = choose(protocol, about.name, opened.meaning, truth)
+    notes = [*left, *notes]
+    if data.made_by:
+        notes.insert(0, f"the maps of {data.name} are labels of {data.made_by}, not the truth: figures tell agreement with it")
     together = at_once(opened.batch, device) if batch is None else batch
     batch = opened.batch if batch is None else batch
     threads, reporter = threads_for(data, threads), Reporter(quiet)
-    identity = dict(source=opened.about(), data=dict(name=data.name, fingerprint=data.fingerprint), intrinsic=about.name,
-                    meaning=opened.meaning, protocols=[str(p) for p in used], samples=[numbers[0], len(numbers)],
+    identity = dict(source=opened.about(), data=_about(data), intrinsic=about.name,
+                    meaning=opened.meaning, protocols=[str(p) for p in used], samples=_which(numbers),
                     allow_holes=allow_holes, trivial=trivial, batch=batch)
     folder = None if output is None else Path(output)
     job = _Job(data, opened, about.name, used, truth, allow_holes, names, notes, together)
@@ -115,6 +124,18 @@ def score(source: str | Path | Probe | Teacher, data: str | Path | Data | None =
         return _run(job, Store(None, identity, job.columns(), overwrite), numbers, batch, threads, trivial, reporter)
     with holding(folder, "evaluate"):
         return _run(job, Store(folder, identity, job.columns(), overwrite), numbers, batch, threads, trivial, reporter)
+
+
+def _about(data: Data) -> dict:
+    return dict(name=data.name, fingerprint=data.fingerprint, **({"labels_of": data.made_by} if data.made_by else {}))
+
+
+def _which(numbers: Sequence[int]) -> list:
+    """[first, count], and a digest where they do not follow each other."""
+    which: list = [numbers[0], len(numbers)]
+    if numbers[-1] - numbers[0] + 1 != len(numbers):
+        which.append(hashlib.sha256(str(list(numbers)).encode()).hexdigest()[:16])
+    return which
 
 
 @dataclass
@@ -147,17 +168,25 @@ class _Job:
     def evaluate(self, sample: Sample, prediction: Tensor) -> tuple[dict[str, float], Extras] | Unreadable:
         """All metrics of a sample, and what pooling needs beyond."""
         target, row, extras = sample.maps[self.intrinsic][None], {}, {}
+        known = torch.isfinite(prediction).all(0)
+        if self.allow_holes and not (known & valid(target[0])).any():
+            return Unreadable("it has no value at any pixel that has truth", "prediction")
         pairs = [("", prediction, self.source.meaning)]
         if self.mean is not None:
-            pairs.append((".trivial", self.mean.at(sample.size, self.intrinsic), self.truth))
+            mean = self.mean.at(sample.size, self.intrinsic)
+            if self.allow_holes:                # skill compares the same pixels
+                mean = mean.masked_fill(~known, torch.nan)
+            pairs.append((".trivial", mean, self.truth))
         for ending, values, meaning in pairs:
             for protocol in self.protocols:
                 try:
                     ready = values[None]
                     if self.intrinsic == "depth":
                         ready = prepare_depth(ready, meaning, protocol, self.truth)
-                    found = protocol.score(ready, target, allow_holes=self.allow_holes and not ending, names=[sample.name])
-                except EmptyMaskError:          # no truth inside its crop or range: none of this protocol's figures
+                    found = protocol.score(ready, target, allow_holes=self.allow_holes, names=[sample.name])
+                except EmptyMaskError:          # nothing inside its crop or range: none of this protocol's figures
+                    if self.allow_holes and not ending and protocol.valid(target).any():
+                        row[f"{protocol.name}.coverage"] = 0.0
                     continue
                 except ValueError as error:
                     if ending:                  # the mean map of such depths is none that this protocol can compare
@@ -211,9 +240,9 @@ def _score_all(job: _Job, store: Store, parts: Sequence[Sequence[int]], total: i
     def cost(found: tuple[Sample, Any]) -> int:
         return sample_bytes(found[0]) + (found[1].numel() * 4 if isinstance(found[1], Tensor) else 0)
 
-    count = total - sum(map(len, parts))
-    with reporter.bar(f"{job.source.name} on {job.data.name}") as update, Ordered(2 * batch) as work:
-        for group in batches(parts, job.read, job.together, threads, lambda found: found[0].size, cost):
+    count, held = total - sum(map(len, parts)), Held()
+    with reporter.bar(f"{job.source.name} on {job.data.name}") as update, Ordered(2 * batch, held) as work:
+        for group in batches(parts, job.read, job.together, threads, lambda found: found[0].size, cost, held):
             found = _predicted(job, group)
             if isinstance(found, Unreadable):
                 for index in group.items:
@@ -222,7 +251,7 @@ def _score_all(job: _Job, store: Store, parts: Sequence[Sequence[int]], total: i
                 if store.warnings is None:
                     store.warn(check_frames(job.intrinsic, [s.maps[job.intrinsic] for s, _ in group.results], found))
                 for index, (sample, _), prediction in zip(group.items, group.results, found, strict=True):
-                    work.put(finish, index, sample, prediction)
+                    work.put(finish, index, sample, prediction, cost=cost((sample, prediction)))
             count += len(group.items)
             update(count, total, job.names[group.items[-1]])
 
@@ -270,9 +299,12 @@ def _results(job: _Job, store: Store, numbers: Sequence[int]) -> dict:
         kind, lines = next(iter(left_out.items()))
         raise ValueError(f"data: none of the {len(rows)} samples of {job.data.name} could be scored; {len(lines)} times "
                          f"{kind}, {lines[0]}")
-    found = {}
+    found, notes = {}, list(job.notes)
     for protocol in job.protocols:
         own = _table(store, scored, protocol, "", job.allow_holes)
+        if not all(np.isfinite(own[m]).any() for m in protocol.metrics):
+            notes.append(f"{protocol.name} is left out: none of the {len(scored)} samples has a pixel that it scores")
+            continue
         base = None if job.mean is None else _table(store, scored, protocol, ".trivial", False)
         metrics = {name: dict(label=m.label, unit=m.unit, better=m.better, over=protocol.over(name), **figure)
                    for (name, m), figure in zip(protocol.metrics.items(), aggregate(protocol, own).values(), strict=True)}
@@ -284,12 +316,14 @@ def _results(job: _Job, store: Store, numbers: Sequence[int]) -> dict:
                                     source=protocol.source, primary=protocol.primary, metrics=metrics)
         if "coverage" in own:
             found[protocol.name]["coverage"] = float(np.nanmean(own["coverage"]))
+    if not found:
+        raise ValueError(f"protocol: {', '.join(notes[-len(job.protocols):])}; choose another with --protocol")
     from .. import __version__
 
     mean = None if job.mean is None else dict(samples=job.mean.samples, scored=job.mean.scored)
     return dict(format="probes-scores", version=1, status="finished", software=f"probes {__version__}", identity=store.identity,
                 samples=len(scored), trivial=mean, protocols=found, left_out=left_out,
-                notes=[*job.notes, *(store.warnings or [])])
+                notes=[*notes, *(store.warnings or [])])
 
 
 def _table(store: Store, scored: Sequence[tuple[int, dict]], protocol: Protocol, ending: str,
@@ -304,6 +338,9 @@ def _table(store: Store, scored: Sequence[tuple[int, dict]], protocol: Protocol,
     if coverage:
         table["coverage"] = column(f"{protocol.name}.coverage")
     for name, length in protocol.extras.items():
-        key, blank = f"{protocol.name}.{name}{ending}", np.zeros(length, np.int64)
-        table[name] = np.stack([store.extras.get(i, {}).get(key, blank) for i, _ in scored])
+        key, blank = f"{protocol.name}.{name}{ending}", np.zeros(length, np.int32)
+        with tempfile.TemporaryFile() as file:          # 18,000 numbers a sample: on disk, whatever their number
+            table[name] = np.memmap(file, np.int32, "w+", shape=(len(scored), length))
+        for place, (i, _) in enumerate(scored):
+            table[name][place] = store.extras(i).get(key, blank)
     return table

@@ -35,6 +35,8 @@ def score_table(results: dict) -> RenderableType:
         table.add_section()
     lines = [f"{about['source']['name']}, {about['intrinsic']}{_meaning(about)}, on {results['samples']} samples of "
              f"{about['data']['name']}"]
+    if about["data"].get("labels_of"):
+        lines.append(f"compared with labels of {about['data']['labels_of']}, not with the truth")
     if results["trivial"]:
         of = "scored samples, so skill is rather too low" if results["trivial"]["scored"] else "samples that are not scored"
         lines.append(f"trivial: the mean map of {results['trivial']['samples']} {of}")

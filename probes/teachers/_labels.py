@@ -1,15 +1,16 @@
 """Labels that `probes label` wrote, as a teacher: what an expensive network said once is read, not computed again.
 
-A folder of labels holds labels.json, which says whose they are and what they mean, labels.csv, a row for every image with
-the digest of the image that was looked at, and NAME-INTRINSIC.npy for each. Labels go by the name of an image in its data
-and by that digest: an image that nobody labelled, or that is another by now, is refused, never guessed.
+A folder of labels holds labels.json, which says whose they are and what they mean, NAME-INTRINSIC.npy for each, and
+labels.csv, a row for every image and intrinsic with the digests of the image that was looked at and of the map's files.
+Labels go by the name of an image in its data and by those digests: an image that nobody labelled, or that is another by now,
+and a map that is not the one that was written, are refused, never guessed.
 """
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from torch import Tensor
 from generators._files import file_sha256
 
 from ..data import Data, Photographs, Sample, resize_map
-from ..data._map_files import find_map, read_map
+from ..data._map_files import read_map
 from ..images._file import suffixes
 from ._base import Teacher
 
 MANIFEST, TABLE = "labels.json", "labels.csv"
-COLUMNS = ("name", "height", "width", "image")
+VERSION = 2         # of the folder; 1 had no digests of maps
+COLUMNS = ("name", "intrinsic", "height", "width", "image", "map")
+ENDINGS = {"npy": ".npy", "exr": ".exr", "png16": "-16bit.png"}     # formats that hold the values, best first
 
 
 def file_of(data: Data, index: int) -> Path | None:
@@ -45,13 +48,23 @@ def digest(data: Data, index: int, sample: Sample | None = None) -> str:
     return f"pixels:{hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()}"
 
 
+def packed(digests: Mapping[str, str]) -> str:
+    """{format: sha256 of its file} as a cell of the column map: "npy:… exr:…"."""
+    return " ".join(f"{form}:{digests[form]}" for form in ENDINGS if form in digests)
+
+
+def unpacked(cell: str) -> dict[str, str]:
+    """What `packed` packed."""
+    return dict(part.split(":", 1) for part in cell.split() if ":" in part)
+
+
 def read_manifest(folder: Path) -> dict:
     """labels.json. Raises ValueError where there is none, or none that can be read."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text())
-        if found["format"] != "probes-labels" or found["version"] != 1:
-            raise ValueError(f"it is {found['format']} {found['version']}, expected probes-labels 1")
+        if found["format"] != "probes-labels" or found["version"] != VERSION:
+            raise ValueError(f"it is {found['format']} {found['version']}, expected probes-labels {VERSION}")
         missing = {"name", "version", "fingerprint", "licence"} - set(found["teacher"])
         if missing:
             raise ValueError(f"it does not tell the teacher's {', '.join(sorted(missing))}")
@@ -88,11 +101,11 @@ class Labels(Teacher):
         self.masked = bool(self.manifest.get("masked"))
 
     @cached_property
-    def rows(self) -> dict[str, dict[str, str]]:
-        """{name of an image: its row of labels.csv}."""
+    def rows(self) -> dict[tuple[str, str], dict[str, str]]:
+        """{(name of an image, intrinsic): its row of labels.csv}."""
         try:
             with open(self.folder / TABLE, newline="") as file:
-                return {row["name"]: row for row in csv.DictReader(file) if row.get("image")}
+                return {(row["name"], row["intrinsic"]): row for row in csv.DictReader(file) if row.get("map")}
         except (FileNotFoundError, KeyError) as error:
             raise ValueError(f"labels: {self.folder / TABLE} is missing or damaged; label the images again") from error
 
@@ -107,20 +120,31 @@ class Labels(Teacher):
 
     def _stored(self, index: int, intrinsic: str) -> Tensor:
         name = self.data.sample_name(index)
-        path = find_map(self.folder / f"{name}-{intrinsic}") if name in self.rows else None
+        path = self._path(name, intrinsic)
         if path is None:
             raise ValueError(self._missing(name, intrinsic))
-        if digest(self.data, index) != self.rows[name]["image"]:
+        row = self.rows[name, intrinsic]
+        if digest(self.data, index) != row["image"]:
             raise ValueError(f"labels: image {name} of {self.data.name} is not the one that was labelled in {self.folder}: it "
                              "has changed since; bring it back, or label the images again")
+        if file_sha256(path) not in unpacked(row["map"]).values():
+            raise ValueError(f"labels: {path} is not the map that {self.version} gave: it has changed since; remove it and "
+                             "label the image again")
         return read_map(path, intrinsic, meaning=self.meaning(intrinsic))
+
+    def _path(self, name: str, intrinsic: str) -> Path | None:
+        """The best of the files that a row vouches for, if it is there."""
+        row = self.rows.get((name, intrinsic))
+        known = {} if row is None else unpacked(row["map"])
+        paths = (self.folder / f"{name}-{intrinsic}{ending}" for form, ending in ENDINGS.items() if form in known)
+        return next((path for path in paths if path.is_file()), None)
 
     def _missing(self, name: str, intrinsic: str) -> str:
         again = "label them with `probes label`, which goes on where it was left"
         if self.data.count is None:
             return f"labels: image {name} of {self.data.name} has no {intrinsic} in {self.folder}; {again} (--first, --count)"
         names = [self.data.sample_name(i) for i in range(self.data.count)]
-        count = sum(n not in self.rows or find_map(self.folder / f"{n}-{intrinsic}") is None for n in names)
+        count = sum(self._path(n, intrinsic) is None for n in names)
         if count == len(names):
             return (f"labels: {self.folder} knows none of the {count} images of {self.data.name}, for instance {name}; it was "
                     f"made for {self.manifest['data']['name']}; give that data, or label these")
@@ -133,8 +157,11 @@ class Labels(Teacher):
     def meaning(self, intrinsic: str) -> str:
         return str(self.manifest["intrinsics"][intrinsic].get("meaning", ""))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Of the teacher that made them, and that they are its labels at the images' own size: those it gives at a fit's size
-        differ."""
-        return hashlib.sha256(f"labels 1 {self.manifest['teacher']['fingerprint']}".encode()).hexdigest()
+        """Of the teacher that made them, and of every map there is: labels at the images' own size differ from what the teacher
+        gives at a fit's size, and labels that are added or altered are other labels."""
+        found = hashlib.sha256(f"labels {VERSION} {self.manifest['teacher']['fingerprint']}".encode())
+        for (name, intrinsic), row in sorted(self.rows.items()):
+            found.update(f"\n{name} {intrinsic} {row['map']}".encode())
+        return found.hexdigest()
