@@ -31,6 +31,10 @@ def test_the_two_commands_are_there():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_commands_run_and_print_what_the_readme_shows(tmp_path, cache):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"photos/{i}.jpg")
     for command in commands():
         arguments = command.split()[1:]
         done = subprocess.run([sys.executable, "-m", "probes", *arguments], cwd=tmp_path, capture_output=True, text=True)

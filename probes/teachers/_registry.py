@@ -14,7 +14,7 @@ from ._base import EXACT, UNSAID, Exact, Teacher, Unsaid
 _FACTORIES: dict[str, Callable[[], Teacher]] = {}
 _KINDS: dict[str, Callable[[str, Data | None], Teacher]] = {}
 _ABOUT: dict[str, str] = {}
-_DEFAULTS = {"scenes": "scenes", "photographs": "retinex"}
+_DEFAULTS = {"scenes": "scenes", "photographs": "paradigms"}
 
 
 def register_teacher(name: str, factory: Callable[[], Teacher], about: str = "") -> None:
@@ -80,6 +80,8 @@ def _labels(folder: str, data: Data | None) -> Teacher:
 register_teacher_kind("labels", _labels, "what `probes label` wrote, read instead of computed: labels:FOLDER")
 register_teacher("scenes", partial(_built, "._scenes", "ScenesTeacher"),
                  "normal, depth, albedo, shading of rendered rooms; trained on exact maps")
+register_teacher("paradigms", partial(_built, ".paradigms", "ParadigmsTeacher"),
+                 "albedo, shading of photographs; a network trained on drawn paradigms alone, and a soft Retinex inside it")
 register_teacher("retinex", partial(_built, "._retinex", "RetinexTeacher"),
                  "albedo, shading of photographs by colour Retinex; classical, no weights")
 _catalog.register(register_teacher, register_teacher_kind)
