@@ -16,12 +16,12 @@ from ._intrinsics import get_intrinsic as get_intrinsic
 from ._intrinsics import intrinsics as intrinsics
 from ._intrinsics import register_intrinsic as register_intrinsic
 from ._photos import PhotoPrediction as PhotoPrediction
-from ._probe import Evaluation as Evaluation
-from ._probe import Prediction as Prediction
 from ._probe import Probe as Probe
 from ._probe import RunError as RunError
 from ._probe import load as load
 from ._processes import ProcessesError as ProcessesError
+from ._results import Evaluation as Evaluation
+from ._results import Prediction as Prediction
 from ._train import DivergedError as DivergedError
 from ._train import TrainingStateError as TrainingStateError
 from .labelling import Labelled as Labelled

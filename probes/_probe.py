@@ -1,7 +1,6 @@
 """A Probe: generator + adapter + intrinsic + where it came from. Predicts, evaluates, saves, loads."""
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -25,63 +23,17 @@ from ._controls import CLOSED_FORM, Trivial
 from ._files import write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
 from ._photos import PhotoPrediction, predict_photos
+from ._results import Evaluation, Prediction, Scores, read_evaluation
 from .data import Data, get_data
 from .metrics import Protocol, depth_protocol, get_protocol, prepare_depth, summarise
 from .teachers import Teacher, Unsaid, get_teacher
 
-Scores = dict[str, np.ndarray]
 RESULTS = ("metrics.json", "samples.csv", "samples.png", "report.html")      # of an evaluation, in a run folder
 REFERENCE = 1000        # images that the controls of an adapter from elsewhere are fitted on
 
 
 class RunError(ValueError):
     """A run folder cannot be read, or does not fit the generator it is loaded on."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a probe says about some seeds, or some images of its data.
-
-    Args:
-        image: the generator's own image, adapters off, or the one it was given: float [N, 3, H, W] in [-1, 1]
-        map: the physical map, float [N, C, H, W]; unit and frame as its intrinsic says
-        intrinsic: which
-        seeds: of the rows
-    """
-
-    image: Tensor
-    map: Tensor
-    intrinsic: Intrinsic
-    seeds: tuple[int, ...]
-
-    def save_picture(self, path: str | Path) -> None:
-        """Writes a labelled PNG: one row a seed, image and prediction."""
-        from .report import display, sheet
-
-        picture = display(self.intrinsic.name, self.map, meaning=self.intrinsic.meaning)
-        sheet({"image": self.image, self.intrinsic.name: picture}, path,
-              captions=[f"seed {s}" for s in self.seeds])
-
-
-@dataclass
-class Evaluation:
-    """Scores of a probe and its controls on unseen seeds.
-
-    Args:
-        metrics: the contents of metrics.json
-        rows: one a sample: its seed and every score
-        scores, trivial: of the probe and of the trivial predictor as `Protocol.score` gave them; of a loaded run empty
-    """
-
-    metrics: dict
-    rows: list[dict]
-    scores: Scores = field(default_factory=dict)
-    trivial: Scores = field(default_factory=dict)
-
-    @property
-    def skill(self) -> float:
-        """Skill on the protocol's primary metric."""
-        return self.metrics["metrics"][self.metrics["primary"]]["skill"]
 
 
 @dataclass
@@ -358,7 +310,7 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
     data = None if data is None else get_data(data)
     curve = [tuple(point) for point in record["training"].get("curve", [])]
-    return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, _evaluation(folder))
+    return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, read_evaluation(folder))
 
 
 def recorded_adapter(record: dict, generator: Generator, name: str | None = None) -> adapters.Adapter:
@@ -387,17 +339,6 @@ def _rebuilt(about: dict, weights: str, device: str) -> Generator:
     except (generators.UnknownNameError, FileNotFoundError) as error:
         raise RunError(f"generator: this probe was fitted on {about['name']!r}, which is not to be found here; build that "
                        "generator and pass it with generator=") from error
-
-
-def _evaluation(folder: Path) -> Evaluation | None:
-    """What the run folder says of its evaluation, if it was evaluated."""
-    try:
-        with open(folder / "samples.csv", newline="") as file:
-            rows = [{k: int(v) if k == "seed" else float(v or "nan") for k, v in row.items()}
-                    for row in csv.DictReader(file)]
-        return Evaluation(json.loads((folder / "metrics.json").read_text()), rows)
-    except FileNotFoundError:
-        return None
 
 
 def free_name(generator: Generator, wanted: str) -> str:

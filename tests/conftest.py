@@ -8,3 +8,10 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PROBES_CACHE", str(folder))
     monkeypatch.setenv("COLUMNS", "100")
     return folder
+
+
+@pytest.fixture
+def rooms(tmp_path):
+    from make_rooms import make_rooms
+
+    return make_rooms(tmp_path / "rooms")
