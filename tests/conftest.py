@@ -1,5 +1,20 @@
-"""Every test has a cache of its own, so that nothing depends on what an earlier run left behind."""
-import pytest
+"""Every test has a cache of its own, so that nothing depends on what an earlier run left behind.
+
+Tests run in one process a core, each with its share of the threads, or the processes would wait for each other.
+"""
+import os
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+import pytest  # noqa: E402 (before anything that imports torch, which reads that once)
+
+LONGEST = ("test_readme.py", "test_processes.py", "test_fit.py", "test_notebooks.py")      # what takes minutes begins first
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 
 @pytest.fixture(autouse=True)
