@@ -26,6 +26,7 @@ from generators._names import unknown
 
 from ._base import Adapter, disable_all, swapped
 from ._conv_transpose import refusal, register_conv_transpose
+from ._fused_linear import register_fused_linear
 
 INITS = {"default": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa", "olora": "olora"}
 _ALTERING = ("pissa", "olora")
@@ -194,7 +195,7 @@ def attach(generator: Generator, name: str, scope: str = "auto", rank: int = 8, 
         raise ValueError(f"init: dora keeps the length of the rows of W, and {init!r} starts elsewhere; leave init or dora out")
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=sites, lora_dropout=0.0,
                         bias="none", use_rslora=rslora, use_dora=dora, init_lora_weights=INITS[init])
-    adapter = LoRA(generator, name, register_conv_transpose(config), prompt)
+    adapter = LoRA(generator, name, register_fused_linear(register_conv_transpose(config)), prompt)
     kept = {}
     if init in _ALTERING:
         kept = {site: getattr(modules[site], "base_layer", modules[site]).weight.detach().clone() for site in sites}
