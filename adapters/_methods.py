@@ -13,11 +13,13 @@ from generators import Generator
 from generators._names import unknown
 
 from ._base import Adapter
+from ._edit import Edit, Visii
 from ._full import Full
 from ._linear import Linear
 from ._lora import attach
 from ._offset import Offset
 from ._pixels import Pixels
+from ._sdedit import SDEdit
 from ._token import Prompt, Token
 
 
@@ -136,5 +138,11 @@ _register("offset", "one vector added to the latent code (per_layer, per_positio
 _register("token", "word vectors instead of the prompt's, or behind them (tokens, place)", Token, learning_rate=0.01,
           relative=False)
 _register("prompt", "the prompt alone: nothing is trained", Prompt, trained=False)
+_register("sdedit", "the image half drowned in noise and denoised as the prompt says (strength, steps, guidance): nothing is "
+          "trained", SDEdit, trained=False)
+_register("edit", "what an InstructPix2Pix makes of the image when told to (instruction, guidance, image_guidance): nothing is "
+          "trained", Edit, trained=False)
+_register("visii", "a learnt instruction for an InstructPix2Pix (instruction, tokens)", Visii, learning_rate=0.001,
+          relative=False)
 _register("pixels", "a convolutional network on the generator's output, of the LoRA's size: what the picture shows", Pixels,
           _SITED, learning_rate=0.01, relative=False)

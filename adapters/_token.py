@@ -46,18 +46,22 @@ class Token(Prompt):
 
     def __init__(self, generator: Generator, name: str, prompt: str | None = None, tokens: int = 4, place: str = "instead"):
         super().__init__(generator, name, prompt)
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise ValueError(f"tokens: expected a number of vectors of at least 1, got {tokens!r}")
         if place not in ("instead", "behind"):
             raise ValueError(f"place: expected 'instead' of the prompt's words, or 'behind' them, got {place!r}")
+        self._learn(prompt or "", tokens, place)
         self._options = dict(tokens=tokens, place=place)
-        words = generator.words(prompt or "")
+
+    def _learn(self, text: str, tokens: int | None, place: str) -> None:
+        """Makes the vectors, of the words of `text` in turn: `tokens` of them, or where that is None one a word."""
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+            raise ValueError(f"tokens: expected a number of vectors of at least 1, got {tokens!r}")
+        words = self.generator.words(text)
         if not len(words):
             raise ValueError("prompt: the vectors start as the words of a prompt, and this one has none; pass prompt='…'")
-        start = words[torch.arange(tokens) % len(words)].clone()
-        self._vectors = nn.Parameter(start.to(generator.device), requires_grad=False)
+        start = words[torch.arange(len(words) if tokens is None else tokens) % len(words)].clone()
+        self._vectors, self._where = nn.Parameter(start.to(self.generator.device), requires_grad=False), place
         with self._applied(), torch.no_grad():
-            generator.context(1)                # which says where they are too many
+            self.generator.context(1)           # which says where they are too many
 
     @property
     def options(self) -> dict:
@@ -69,5 +73,5 @@ class Token(Prompt):
 
     @contextmanager
     def _applied(self) -> Iterator[None]:
-        with self.generator.prompted(self.prompt, self._vectors, self._options["place"] == "instead"):
+        with self.generator.prompted(self.prompt, self._vectors, self._where == "instead"):
             yield

@@ -42,6 +42,8 @@ class Generator(ABC):
             single tensor is that
         latent_layers: how many layers read that code, each of which may be given its own: `forward` then takes
             [N, latent_layers, D] for [N, D]; 1 where it cannot
+        sampled_by: the names of those `options` that say how images are sampled and nothing of what is learnt: a probe is the
+            same under any of them, and so is the fingerprint
         recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
@@ -51,6 +53,7 @@ class Generator(ABC):
     reads_text: bool = False
     latent_key: str | None = None
     latent_layers: int = 1
+    sampled_by: tuple[str, ...] = ()
     recommended: dict = dict(samples=4096, steps=3000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
@@ -209,9 +212,14 @@ class Generator(ABC):
         load it again."""
         return {}
 
+    @property
+    def sampling(self) -> dict:
+        """Those of the `options` that are in `sampled_by`."""
+        return {k: v for k, v in self.options.items() if k in self.sampled_by}
+
     def describe(self) -> dict:
-        """Architecture and options, as plain JSON types: part of the fingerprint."""
-        return self.options
+        """Architecture and options but how it is sampled, as plain JSON types: part of the fingerprint."""
+        return {k: v for k, v in self.options.items() if k not in self.sampled_by}
 
 
 def check_truncation(truncation_psi: float) -> float:

@@ -87,7 +87,8 @@ def fit(
             folder; auto takes what the generator was trained on, where that is here. A fifth of a folder is held out
         encoding: of depth: log, linear or disparity (metres), relative or percentile (up to a scale and a shift), inverse
             (of teachers that give disparity), with another range as linear,near=0.5,far=40; by default what suits the teacher
-        method: what is trained: lora; to read it beside: full, linear, offset, token, prompt, pixels (`probes list methods`)
+        method: what is trained: lora; to read it beside: full, linear, offset, token, prompt, sdedit, edit, visii,
+            pixels, encoder (`probes list methods`)
         method_options: of the method, such as a LoRA's rslora, dora and init, a linear probe's layers, an offset's per_layer
         rank: of the LoRA, 8 by default; of pixels, of the LoRA whose size it has
         alpha: the update is scaled by alpha / rank; the rank by default
@@ -174,6 +175,7 @@ def fit(
             probe, finished = None, processes.share(lambda: holds_finished(folder, settings, pairs, overwrite))
             if finished:
                 probe = _loaded(folder, built, source, bound, teacher, images, processes)
+                probe.record["generator"]["options"] = settings.generator_options       # it may be sampled in another way now
             scored = finished and probe.last_evaluation is not None and probe.record["request"] == settings.as_dict()
             if scored:
                 manner.reporter.say(f"{folder} holds this very run, finished: loaded, not fitted again")
@@ -276,7 +278,7 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     record = start_record(generator, intrinsic, teacher, images, adapter, settings, request)
     record["training"] |= dict(processes=processes.count, accumulate=manner.accumulate)
     probe = Probe(generator, adapter, intrinsic, record, source, teacher, images)
-    identity = hashlib.sha256(json.dumps([settings.of_the_weights(), bank.key, generator.fingerprint],
+    identity = hashlib.sha256(json.dumps([settings.of_the_weights(generator.sampled_by), bank.key, generator.fingerprint],
                                          sort_keys=True).encode()).hexdigest()
     processes.same("generator, pairs or settings", identity)
     try:

@@ -155,7 +155,8 @@ def _made_by(probe: Probe, size: int | None, policy: str) -> dict:
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
     for name, value in sorted(probe.adapter.state().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return dict(adapter=digest.hexdigest(), prompt=probe.adapter.prompt, generator=probe.generator.fingerprint,
+    sampled = dict(sampling=probe.generator.sampling) if probe.generator.sampling else {}
+    return dict(adapter=digest.hexdigest(), prompt=probe.adapter.prompt, generator=probe.generator.fingerprint, **sampled,
                 intrinsic=probe.intrinsic.name, options=probe.intrinsic.options,
                 size=probe.generator.resolution if size is None else size, policy=policy)
 

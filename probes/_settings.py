@@ -47,10 +47,17 @@ class Settings:
         """All of them, as probe.json keeps them."""
         return {k: v for k, v in self.__dict__.items() if v or k not in _LATER}
 
-    def of_the_weights(self) -> dict:
-        """Those that the fitted weights depend on: all but how they are scored."""
-        about = dict(self.as_dict(), mixed_precision=self.mixed_precision)
+    def of_the_weights(self, sampled_by: Sequence[str] = ()) -> dict:
+        """Those that the fitted weights depend on: all but how they are scored, and those options of the generator that are in
+        its `sampled_by`."""
+        about = dict(self.as_dict(), mixed_precision=self.mixed_precision,
+                     generator_options=without(self.generator_options, sampled_by))
         return {k: v for k, v in about.items() if k not in ("evaluate", "controls", "against")}
+
+
+def without(options: dict, names: Sequence[str]) -> dict:
+    """The options but those of these names."""
+    return {k: v for k, v in options.items() if k not in names}
 
 
 def check_arguments(method: str, method_options: dict[str, Any] | None, rank: int | None, alpha: float | None, scope: str,

@@ -101,7 +101,8 @@ def test_every_method_is_listed(capsys):
 
     assert main(["list", "methods"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in ("lora", "full", "linear", "offset", "token", "prompt", "pixels"))
+    assert all(name in listed for name in ("lora", "full", "linear", "offset", "token", "prompt", "sdedit",
+                                           "edit", "visii", "pixels"))
 
 
 @pytest.mark.parametrize("method, told", [

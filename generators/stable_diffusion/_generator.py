@@ -2,7 +2,8 @@
 
 Intrinsic LoRA (arXiv 2311.17137, sections 3 and 4.2) uses the U-Net in two ways, here `mode`. `single`: as a dense predictor,
 one pass at the last timestep from the image's latent to the intrinsic's. `multi` (the paper's AUG): as the diffusion model
-it is, from noise to the intrinsic's latent with the image's latent beside it at every step (see `_multi`).
+it is, from noise to the intrinsic's latent with the image's latent beside it at every step (see `_multi`). The baselines that
+train nothing use it in two more: an image may be redrawn (`redrawing`), or edited by a model made for that (`editing`).
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from ._config import StableDiffusionConfig
 from ._multi import OWN, MultiStep, conv_in_of, noise_rows, widen
 from ._network import StableDiffusionNetwork
 from ._read import load_network
+from ._redraw import Redrawing
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROJECTIONS = (".to_q", ".to_k", ".to_v", ".to_out.0")
@@ -31,7 +33,8 @@ class StableDiffusion(Generator):
     `cross`, `down`, `mid`, `up`.
 
     Args:
-        mode: "single" or "multi"
+        mode: "single" or "multi"; by default the one that its U-Net was made for: "multi" where that reads two latents, as
+            an InstructPix2Pix's does
         resolution: H = W of the images a fit uses; the checkpoint's own by default
         timestep: of `single`; the last by default
         precision: of the U-Net: "fp32", "bf16" or "fp16"; VAE and text encoder stay in fp32
@@ -42,7 +45,8 @@ class StableDiffusion(Generator):
         steps: of `multi`: of DPM-Solver++
         guidance: of `multi`: of classifier-free guidance by the prompt; 1 turns it off
         rescale: of `multi`: how far guided predictions get the contrast of unguided ones back, 0 … 1 (arXiv 2305.08891, 3.4)
-        zero_snr: of `multi`: the noise schedule is stretched to end in pure noise (arXiv 2305.08891, 3.1)
+        zero_snr: of `multi`: the noise schedule is stretched to end in pure noise (arXiv 2305.08891, 3.1); by default where
+            the U-Net predicts v, and one that came with two latents was trained so
         scale_image_latent: of `multi`: multiply the image's latent by the VAE's scaling factor; the paper's code does not
         tokenizer: folder of CLIP's tokenizer, for checkpoints without one
 
@@ -55,17 +59,20 @@ class StableDiffusion(Generator):
     driven_by = "images"
     output_space = "latents"
     reads_text = True
+    sampled_by = ("steps", "guidance", "rescale")
     latent_key = "latent"
     body = ("unet",)
 
-    def __init__(self, name: str, network: StableDiffusionNetwork, mode: str = "single", resolution: int | None = None,
+    def __init__(self, name: str, network: StableDiffusionNetwork, mode: str | None = None, resolution: int | None = None,
                  timestep: int | None = None, precision: str = "fp32", checkpointing: bool = False,
                  conv_in: str | None = None, steps: int = 25, guidance: float = 3.0, rescale: float = 0.7,
-                 zero_snr: bool = True, scale_image_latent: bool = False, tokenizer: str | None = None, **about):
+                 zero_snr: bool | None = None, scale_image_latent: bool = False, tokenizer: str | None = None, **about):
         config = network.config
         trained = config.scheduler["num_train_timesteps"]
         resolution = config.resolution if resolution is None else resolution
         timestep = trained - 1 if timestep is None else timestep
+        if mode is None:
+            mode = "multi" if edits(network) else "single"
         if mode not in ("single", "multi"):
             raise ValueError(f"mode: expected 'single' or 'multi', got {mode!r}")
         if precision not in _PRECISIONS:
@@ -195,6 +202,25 @@ class StableDiffusion(Generator):
             noise = noise_rows([config.latent_channels, *(side // config.factor for side in image.shape[2:])], seeds)
         return self.network.encode(image.to(self.device), noise).float() * self.scaling_factor
 
+    def redrawing(self, strength: float, steps: int, guidance: float, noise_seed: int = 0) -> Redrawing:
+        """SDEdit on this generator; see `Redrawing`. Raises ValueError in mode "multi"."""
+        if self.multi is not None:
+            raise ValueError(f"mode: the U-Net of {self.name} reads the image's latent beside the noise, and what is redrawn "
+                             "must be a noisy image by itself; pass mode='single', or a text-to-image model")
+        return Redrawing(self.network.config, strength, steps, guidance, noise_seed)
+
+    def editing(self, steps: int, guidance: float, image_guidance: float, noise_seed: int = 0) -> MultiStep:
+        """InstructPix2Pix's sampling on this generator; see `MultiStep`.
+
+        Raises ValueError where the U-Net was not made to edit images: where it reads no image, or reads one only since mode
+        "multi" has widened it.
+        """
+        if self.multi is None or not edits(self.network):
+            raise ValueError(f"generator: the U-Net of {self.name} was not trained to edit an image as it is told; give an "
+                             "InstructPix2Pix (such as timbrooks/instruct-pix2pix, or its folder), whose U-Net came with 8 "
+                             "input channels")
+        return self.multi.editing(steps, guidance, image_guidance, noise_seed)
+
     def feature_sites(self) -> list[str]:
         """The U-Net's first convolution and its blocks, at the generator's `timestep`.
 
@@ -246,7 +272,7 @@ class StableDiffusion(Generator):
         return own if self.multi is None else {**own, **self.multi.options}
 
     def describe(self) -> dict:
-        decides = {k: v for k, v in self.options.items() if k not in ("checkpointing", "tokenizer", "conv_in")}
+        decides = {k: v for k, v in super().describe().items() if k not in ("checkpointing", "tokenizer", "conv_in")}
         return {**self.network.config.to_dict(), **decides}
 
     @property
@@ -260,6 +286,12 @@ class StableDiffusion(Generator):
 
 
 GENERATOR = StableDiffusion
+
+
+def edits(network: StableDiffusionNetwork) -> bool:
+    """Whether its U-Net came with two latents to read: the noisy one, and that of an image."""
+    return (network.unet.conv_in.in_channels == 2 * network.config.latent_channels
+            and getattr(network.unet, "widened_by", OWN) == OWN)
 
 
 def build(name: str, checkpoint: Checkpoint, **options) -> StableDiffusion:

@@ -22,16 +22,18 @@ OWN = "own"
 
 
 class MultiStep:
-    """How a U-Net is trained and sampled in several steps; see `StableDiffusion` for the arguments."""
+    """How a U-Net is trained and sampled in several steps.
+
+    Args:
+        image_guidance: by the image's latent; 1 for none (see `_guided`)
+        noise_seed: of the noise that sampling starts from
+        others: see `StableDiffusion`; there zero_snr may be None, for what suits the U-Net
+    """
 
     def __init__(self, config: StableDiffusionConfig, conv_in: str, steps: int, guidance: float, rescale: float,
-                 zero_snr: bool, scale_image_latent: bool):
-        trained = config.scheduler["num_train_timesteps"]
-        if type(steps) is not int or not 1 <= steps <= trained:
-            raise ValueError(f"steps: expected 1 … {trained}, the timesteps it was trained with, got {steps!r}")
-        if not _is_number(guidance) or not 0 <= guidance < float("inf"):
-            raise ValueError(f"guidance: expected a number of at least 0, 1 for none, got {guidance!r}")
-        if not _is_number(rescale) or not 0 <= rescale <= 1:
+                 zero_snr: bool | None, scale_image_latent: bool, image_guidance: float = 1.0, noise_seed: int = 0):
+        check_sampling(config, steps, noise_seed, guidance=guidance, image_guidance=image_guidance)
+        if not is_number(rescale) or not 0 <= rescale <= 1:
             raise ValueError(f"rescale: expected a number in [0, 1], got {rescale!r}")
         from diffusers import DDPMScheduler
 
@@ -39,25 +41,26 @@ class MultiStep:
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"mode: a U-Net that predicts {kind!r} cannot be run in several steps; only epsilon and "
                              "v_prediction")
+        if zero_snr is None:        # a U-Net that came with two latents was trained on the schedule that it states
+            stated = config.scheduler.get("rescale_betas_zero_snr", False)
+            zero_snr = kind != "epsilon" and (conv_in != OWN or stated)
         if zero_snr and kind == "epsilon":
             raise ValueError("zero_snr: a U-Net that predicts the noise (epsilon) says nothing of the picture at a "
                              "signal-to-noise ratio of zero; pass zero_snr=False, or a model with v-prediction")
         self.options = dict(conv_in=conv_in, steps=steps, guidance=guidance, rescale=rescale, zero_snr=zero_snr,
                             scale_image_latent=scale_image_latent)
         self.kind, self.steps, self.guidance, self.rescale = kind, steps, guidance, rescale
+        self.image_guidance, self.noise_seed = image_guidance, noise_seed
         self.divisor = 1.0 if scale_image_latent else config.vae["scaling_factor"]
-        self.noise_schedule = {k: config.scheduler[k] for k in ("num_train_timesteps", "beta_start", "beta_end",
-                                                                "beta_schedule")}
-        self.zero_snr = zero_snr
+        self.config, self.zero_snr = config, zero_snr
         # The solver keeps a trace of signal at the end, where its logarithm would be infinite; training has none.
-        self.alphas_cumprod = DDPMScheduler(**self.noise_schedule, rescale_betas_zero_snr=zero_snr).alphas_cumprod
+        self.alphas_cumprod = DDPMScheduler(**_betas(config), rescale_betas_zero_snr=zero_snr).alphas_cumprod
 
-    def _scheduler(self):
-        from diffusers import DPMSolverMultistepScheduler
-
-        return DPMSolverMultistepScheduler(**self.noise_schedule, prediction_type=self.kind,
-                                           rescale_betas_zero_snr=self.zero_snr, timestep_spacing="trailing",
-                                           algorithm_type="dpmsolver++")
+    def editing(self, steps: int, guidance: float, image_guidance: float, noise_seed: int) -> MultiStep:
+        """The same U-Net sampled as InstructPix2Pix is (Brooks et al. 2023, arXiv 2211.09800, section 3.2.1): guided by
+        both the image and the words, and no contrast taken back."""
+        return MultiStep(self.config, self.options["conv_in"], steps, guidance, 0.0, self.zero_snr,
+                         self.options["scale_image_latent"], image_guidance, noise_seed)
 
     def regress(self, generator: StableDiffusion, latent: Tensor, target: Tensor,
                 seeds: Sequence[int] | None) -> tuple[Tensor, Tensor]:
@@ -75,24 +78,63 @@ class MultiStep:
     @torch.no_grad()
     def generate(self, generator: StableDiffusion, latent: Tensor) -> Tensor:
         """The intrinsic's latent [N, C, h, w], sampled from the same noise for every row, whatever batch it comes in."""
-        scheduler = self._scheduler()
+        scheduler = solver(self.config, self.zero_snr)
         scheduler.set_timesteps(self.steps, device=latent.device)
-        noise = torch.randn((1, *latent.shape[1:]), generator=torch.Generator().manual_seed(0))
-        x = noise.to(latent).expand_as(latent) * scheduler.init_noise_sigma
-        beside = latent / self.divisor
-        guided = self.guidance != 1
-        context = generator.context(len(latent))
-        if guided:
-            context = torch.cat([generator.context(len(latent), ""), context])
+        x = same_noise(latent, self.noise_seed) * scheduler.init_noise_sigma
+        beside, told = latent / self.divisor, generator.context(len(latent))
+        silent = None if self.guidance == self.image_guidance == 1 else generator.context(len(latent), "")
         for t in scheduler.timesteps:
-            both = torch.cat([scheduler.scale_model_input(x, t), beside], 1)
-            if guided:
-                without, with_ = generator.denoise(torch.cat([both, both]), t, context).chunk(2)
-                said = _rescaled(without + self.guidance * (with_ - without), with_, self.rescale)
-            else:
-                said = generator.denoise(both, t, context)
+            said = self._guided(generator, scheduler.scale_model_input(x, t), t, beside, told, silent)
             x = scheduler.step(said, t, x).prev_sample
         return x
+
+    def _guided(self, generator: StableDiffusion, x: Tensor, t: Tensor, beside: Tensor, told: Tensor,
+                silent: Tensor | None) -> Tensor:
+        """What the U-Net says of x with words and image, carried on from what it says without the words (classifier-free
+        guidance: arXiv 2207.12598) and from what it says without either (arXiv 2211.09800, eq. 3); no image is a latent of
+        zeros, no words are the empty prompt."""
+        image = torch.cat([x, beside], 1)
+        if silent is None:
+            return generator.denoise(image, t, told)
+        if self.image_guidance == 1:
+            without, with_ = generator.denoise(torch.cat([image, image]), t, torch.cat([silent, told])).chunk(2)
+            return _rescaled(without + self.guidance * (with_ - without), with_, self.rescale)
+        neither = torch.cat([x, torch.zeros_like(beside)], 1)
+        said = generator.denoise(torch.cat([neither, image, image]), t, torch.cat([silent, silent, told]))
+        free, without, with_ = said.chunk(3)
+        guided = free + self.image_guidance * (without - free) + self.guidance * (with_ - without)
+        return _rescaled(guided, with_, self.rescale)
+
+
+def solver(config: StableDiffusionConfig, zero_snr: bool):
+    """DPM-Solver++ of second order (arXiv 2211.01095) on a configuration's noise schedule, trailing timesteps."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler(**_betas(config), prediction_type=config.scheduler["prediction_type"],
+                                       rescale_betas_zero_snr=zero_snr, timestep_spacing="trailing",
+                                       algorithm_type="dpmsolver++")
+
+
+def _betas(config: StableDiffusionConfig) -> dict:
+    return {k: config.scheduler[k] for k in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
+
+
+def check_sampling(config: StableDiffusionConfig, steps: int, noise_seed: int, **guidances: float) -> None:
+    """Raises ValueError for steps, a seed or strengths of guidance that no sampling can have."""
+    trained = config.scheduler["num_train_timesteps"]
+    if type(steps) is not int or not 1 <= steps <= trained:
+        raise ValueError(f"steps: expected 1 … {trained}, the timesteps it was trained with, got {steps!r}")
+    if type(noise_seed) is not int or not 0 <= noise_seed < 1 << 63:
+        raise ValueError(f"noise_seed: expected an integer of at least 0, got {noise_seed!r}")
+    for name, value in guidances.items():
+        if not is_number(value) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: expected a number of at least 0, 1 for none, got {value!r}")
+
+
+def same_noise(latent: Tensor, seed: int) -> Tensor:
+    """Standard normal of the shape of `latent`, the same in every row: what a row becomes depends on no other."""
+    noise = torch.randn((1, *latent.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    return noise.to(latent).expand_as(latent)
 
 
 def noise_rows(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -107,7 +149,7 @@ def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return share * scaled + (1 - share) * guided
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -13,5 +13,8 @@ def reads(path: Path) -> bool:
 
 
 def read(path: Path, config: str | os.PathLike | None) -> Checkpoint:
-    """The checkpoint; `config` is what a single file is one of (see `read_single_file`). Folders describe themselves."""
-    return read_folder(path) if path.is_dir() else read_single_file(path, config)
+    """The checkpoint; `config` is what a single file is one of (see `read_single_file`). Folders describe themselves. A U-Net
+    may read an image's latent beside the noise, as InstructPix2Pix's does."""
+    if path.is_dir():
+        return read_folder(path, concatenated=True)
+    return read_single_file(path, config, concatenated=True)

@@ -125,7 +125,9 @@ def method_text(probe: ProbeInfo) -> str:
     method = probe["method"]
     name = {"lora": f"a rank-{method.get('rank')} LoRA", "linear": "a linear probe", "full": "full fine-tuning",
             "offset": "a learnt offset of the latent", "token": "a learnt prompt", "prompt": "the prompt alone",
-            "pixels": "a network that sees the picture alone"}.get(method["name"], method["name"])
+            "sdedit": "the image redrawn as the prompt says (SDEdit)", "edit": "the image edited as it was told to be",
+            "visii": "a learnt instruction", "pixels": "a network that sees the picture alone",
+            "encoder": "an encoder of images that sees the picture alone"}.get(method["name"], method["name"])
     count, whole = finite(method.get("parameters")), finite(probe["generator"].get("parameters"))
     if not count:
         return name
@@ -143,7 +145,12 @@ def how_it_was_made(probe: ProbeInfo) -> str:
                   "linearly, not what the generator can emit.",
         "pixels": f"A small network that sees nothing but the finished picture was trained to say {maps}: what it can say is "
                   "in the picture, whoever drew it.",
+        "encoder": f"Its finished picture went through an encoder that was trained without labels, with a small LoRA and one "
+                   f"linear layer taught to say {maps}: what such a network, and not the generator, knows.",
         "prompt": "Nothing was trained; it was only told what to draw.",
+        "sdedit": "Nothing was trained; the image was half drowned in noise and denoised as the prompt says.",
+        "edit": "Nothing was trained; it was told what to turn the image into.",
+        "visii": f"The words of an instruction were learnt that turns the image into {maps}, and nothing else.",
     }
     adapter = (f"A tiny adapter was trained so that the generator emits {maps} where it used to draw an image, and nothing "
                "else was trained. What the adapter cannot have learnt by itself was in the generator already.")
