@@ -1,44 +1,16 @@
-"""The engine of studies: only what is missing runs, and whatever ends it, no row is lost and none is there twice."""
+"""Studies: only what is missing runs, a failed fit is a row, and folders, arguments and grids that cannot be are refused."""
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from study_rows import TOY, Toy, comparable, lines
 
 from probes import DivergedError, OutputError, frechet
-from probes.studies import Cell, Study, StudyError, Verdict, _work, get_study, grid, points, studies, study
-from probes.studies._engines import ENGINES, Engine, Sequential
-from probes.studies._folder import TIMING, Folder, columns, open_folder
+from probes.studies import Cell, StudyError, Verdict, _work, get_study, grid, studies, study
+from probes.studies._engines import ENGINES, Engine
+from probes.studies._folder import Folder, columns, open_folder
 from probes.studies._page import count, table
 from probes.studies._progress import Progress
-from probes.studies._work import Work
-
-
-class Toy(Study):
-    """Four fits, told apart by their rank."""
-
-    name, question, finding, rule, tags = "toy", "does it run?", "It does.", "it ran.", ("colour",)
-    seeds = (1, 2)
-
-    def cells(self, small):
-        return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", rank=r), dict(colour="red" if r < 3 else "blue"))
-                for r in ((1, 2) if small else (1, 2, 3, 4))]
-
-    def plot(self, rows):
-        return b"plot of %d" % len(rows)
-
-    def tables(self, rows):
-        return table(["rank", "skill"], [(p.at["rank"], p) for p in points(rows, "rank")])
-
-    def verdict(self, rows):
-        return Verdict("reproduced", f"{len(rows)} rows.")
-
-
-TOY = Toy()
 
 
 @pytest.fixture
@@ -60,10 +32,6 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(_work, "score", score)
     return calls
-
-
-def lines(folder):
-    return (folder / "rows.csv").read_bytes().splitlines(keepends=True)
 
 
 def test_every_cell_is_one_row_and_only_what_is_missing_runs(asked, tmp_path):
@@ -106,10 +74,6 @@ def test_a_torn_last_line_is_dropped_and_its_fit_runs_again(asked, tmp_path):
     (tmp_path / "rows.csv").write_bytes(b"".join([*damaged[:3], damaged[1]]))
     with pytest.raises(StudyError, match="lines 2 and 4 of .*rows.csv are of the same fit; remove one"):
         study(TOY, tmp_path, small=True, quiet=True)
-
-
-def comparable(row):
-    return {k: v for k, v in row.items() if k not in TIMING}
 
 
 def test_a_failing_cell_is_a_row_and_is_retried_on_request(asked, tmp_path):
@@ -257,6 +221,8 @@ def test_bad_input_is_named(asked, tmp_path):
         study(TOY, tmp_path, engine="rai")
     with pytest.raises(ValueError, match="address: .* the engine is sequential"):
         study(TOY, tmp_path, address="10.0.0.1:6379")
+    with pytest.raises(StudyError, match="engine_options: the engine is sequential and has none, got cpus"):
+        study(TOY, tmp_path, engine_options=dict(cpus=2))
     with pytest.raises(StudyError, match="options: out, seed of a fit is the study's own"):
         study(TOY, tmp_path, options=dict(out="x", seed=1))
     with pytest.raises(StudyError, match="no rows yet"):
@@ -308,7 +274,7 @@ def test_an_engine_may_give_rows_in_any_order_and_twice(asked, tmp_path):
     assert order == {r["key"]: comparable(r) for r in straight.rows}
     for name in ("README.md", "plot.png"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
-    assert set(ENGINES) >= {"sequential"}
+    assert set(ENGINES) >= {"sequential", "ray"}
 
 
 def test_values_survive_the_file(tmp_path):
@@ -333,74 +299,6 @@ def test_time_left_is_of_fits_alike():
     assert progress.note == "36 s left · 1 failed" and Progress("toy", cells, 8, []).left is None
 
 
-class Hard(Work):
-    """Work that goes wrong, in the ways a process can."""
-
-    def __call__(self, cell):
-        if cell.fit["rank"] == 1:
-            os._exit(9)
-        if cell.fit["rank"] == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if cell.fit["rank"] == 2:
-            raise OutputError(28, "No space left on device", "x")
-        if cell.fit["rank"] == 3:
-            (self.fits / "pid").write_text(str(os.getpid()))
-            time.sleep(60)
-        return dict(pid=os.getpid())
-
-
-@pytest.mark.slow
-def test_a_fit_in_a_process_of_its_own_may_crash(tmp_path):
-    crash, full, _, good = (cell.at_seed(0) for cell in TOY.cells(False))
-    (row,) = Sequential(isolated=True).run([crash], Hard("toy", tmp_path))
-    assert row["status"] == "failed" and "ended with 9" in row["failure"] and row["key"] == crash.key and row["seed"] == 0
-    assert "memory" not in row["failure"]
-    (row,) = Sequential(isolated=True).run([Cell(dict(crash.fit, rank=9))], Hard("toy", tmp_path))
-    assert "killed by signal 9; was there enough memory?" in row["failure"]
-    (row,) = Sequential(isolated=True).run([good], Hard("toy", tmp_path))
-    assert row["pid"] != os.getpid()
-    with pytest.raises(OutputError, match="free some space"):
-        list(Sequential(isolated=True).run([full], Hard("toy", tmp_path)))
-
-
-@pytest.mark.slow
-def test_a_plain_script_is_not_run_again_by_its_fits(tmp_path):
-    here = Path(__file__).parent
-    (tmp_path / "run.py").write_text("from pathlib import Path\nfrom test_studies import *\nprint('begun')\n"
-                                     "cell = TOY.cells(False)[3].at_seed(0)\n"
-                                     "print(list(Sequential(isolated=True).run([cell], Hard('toy', Path('.')))))\n")
-    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], cwd=here.parent, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("begun") == 1 and "'pid'" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_a_process_of_its_own_does_not_outlive_the_study(tmp_path):
-    here = Path(__file__).parent
-    script = (f"import sys; sys.path.insert(0, {str(here)!r})\nfrom pathlib import Path\nfrom test_studies import *\n"
-              f"if __name__ == '__main__':\n"
-              f"    cell = TOY.cells(False)[2].at_seed(0)\n"
-              f"    list(Sequential(isolated=True).run([cell], Hard('toy', Path({str(tmp_path)!r}))))\n")
-    (tmp_path / "run.py").write_text(script)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], cwd=here.parent,
-                               env={**os.environ, "PYTHONPATH": f"{here.parent}:{here}"})
-    began = time.monotonic()
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert process.poll() is None and time.monotonic() - began < 120
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    child = int((tmp_path / "pid").read_text())
-    for _ in range(100):
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the child goes on without its parent")
-
-
 def test_grids_are_whole():
     assert set(studies()) >= {"fid", "random", "rank", "labels", "sites", "methods", "steps", "teacher-truth"}
     fid = grid(get_study("fid"))
@@ -417,44 +315,6 @@ def test_grids_are_whole():
 def test_numbers_as_people_read_them():
     assert [count(v) for v in (None, 2, 25600, 1127535)] == ["–", "2", "25.6k", "1.13M"]
     assert table(["a"], [(-0.5,), ("x|y",), (None,)]).splitlines()[2:] == ["| −0.50 |", "| x\\|y |", "| – |"]
-
-
-TINY = dict(samples=12, steps=40, batch=2, evaluate=6, controls=["rgb"])
-SCRIPT = f"""
-import sys
-from probes.studies import study
-study("rank", sys.argv[1], small=True, only="rank=1,rank=2", options={TINY}, quiet=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_study_ends_in_the_rows_of_one_that_was_not(tmp_path):
-    """Killed outright when its first row is there, within the second fit; nothing of a real fit is replaced here."""
-    killed, straight = tmp_path / "killed", tmp_path / "straight"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed)], cwd=Path(__file__).parents[1])
-    began = time.monotonic()
-    while not (killed / "rows.csv").exists() or len(lines(killed)) < 2 or not any((killed / "fits").iterdir()):
-        assert process.poll() is None and time.monotonic() - began < 120
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(lines(killed)) == 2 and not (killed / "README.md").exists()
-    kept = lines(killed)[1]
-    ended = study("rank", killed, small=True, only="rank=1,rank=2", options=TINY, quiet=True)
-    whole = study("rank", straight, small=True, only=["rank=1", "rank=2"], options=TINY, quiet=True)
-    assert lines(killed)[1] == kept and not (killed / "fits").exists()
-    assert [comparable(r) for r in ended.rows] == [comparable(r) for r in whole.rows] and not whole.failed
-    one, two = whole.rows
-    assert (one["rank"], two["rank"]) == (1, 2) and two["parameters"] == 2 * one["parameters"] == 6400
-    assert one["samples"] == 12 and one["n"] == 6 and one["control_rgb"] is not None and one["control_latent"] is None
-    assert one["skill"] == pytest.approx(1 - one["error"] / one["trivial"])
-    assert one["skill_low"] < one["skill"] < one["skill_high"] and one["error_low"] < one["error"] < one["error_high"]
-    assert one["protocol"] == "normal-per-image/1" and one["teacher"] == one["against"] == "scenes"
-    assert one["steps_per_second"] > 0 and one["peak_memory_mib"] > 100 and "torch" in one["versions"]
-    from PIL import Image
-
-    picture = Image.open(killed / "plot.png")
-    assert picture.size[0] > 700 and (killed / "README.md").read_text().count("| stylegan2-scenes | normal |") == 2
 
 
 def test_the_command_line(asked, tmp_path, capsys, monkeypatch):

@@ -4,14 +4,18 @@
 
     python -m zoo.evaluate_levels --out runs/levels --collect true
 
-Runs what is missing (a killed fit is taken up) and prints the table of the README; `--collect true` gathers finished
-runs into zoo/results/. The trained controls (`random`, `crossed`) are fitted for the best level of each family.
+    python -m zoo.evaluate_levels --figure zoo/results/controls.png
+
+Runs what is missing (a killed fit is taken up) and prints the table of RESULTS.md; `--collect true` gathers finished
+runs into zoo/results/; `--figure` draws from what lies there what is left of each probe above its controls, and runs nothing.
+The trained controls (`random`, `crossed`) are fitted for the best level of each family.
 """
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -19,8 +23,10 @@ from jsonargparse import auto_cli
 
 import generators
 import probes
-from probes._files import write_text_atomically
+from probes._files import write_bytes_atomically, write_text_atomically
+from probes.studies import get_study
 
+CONTROLS = ("latent", "rgb", "random", "crossed", "shuffled")
 INTRINSICS = ("normal", "depth", "albedo", "shading")
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,7 +44,8 @@ def _row(folder: Path) -> dict:
                trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
     for name, control in entry["controls"].items():
-        row |= {name: control["value"], f"{name}_skill": control["skill"]}
+        low, high = control.get("skill_ci95") or (None, None)
+        row |= {name: control["value"], f"{name}_skill": control["skill"], f"{name}_skill_low": low, f"{name}_skill_high": high}
     return row
 
 
@@ -55,9 +62,43 @@ def _markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def as_study(results: Iterable[dict]) -> list[dict]:
+    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the fit with the most controls
+    beside it, of those the one with the largest budget, of those the level that saw the most images."""
+    best: dict[tuple[str, str], dict] = {}
+    for r in results:
+        at = r["generator"].partition("@")[0], r["intrinsic"]
+        if at not in best or _weight(r) > _weight(best[at]):
+            best[at] = r
+    rows = []
+    for r in best.values():
+        row = dict(key=f"{r['generator']}-{r['intrinsic']}", control="probe", generator=r["generator"],
+                   intrinsic=r["intrinsic"], seed=int(r["seed"]), skill=float(r["skill"]),
+                   skill_low=float(r["skill_low"]), skill_high=float(r["skill_high"]))
+        for control in CONTROLS:
+            for column in ("skill", "skill_low", "skill_high"):
+                if r.get(f"{control}_{column}"):
+                    row[f"control_{control}{column.removeprefix('skill')}"] = float(r[f"{control}_{column}"])
+        rows.append(row)
+    return rows
+
+
+def _weight(row: dict) -> tuple[int, int, int]:
+    return (sum(bool(row.get(f"{c}_skill")) for c in CONTROLS), int(row["samples"]) * int(row["steps"]), int(row["images"]))
+
+
+def draw(figure: str | Path, results: Path = RESULTS) -> None:
+    """Writes the picture of what is left above the controls, by the results that are kept; ValueError if there are none."""
+    rows = as_study(r for path in sorted(results.glob("*.csv")) for r in csv.DictReader(path.read_text().splitlines()))
+    if not rows:
+        raise ValueError(f"figure: {results} holds no results; --collect true gathers finished runs there")
+    write_bytes_atomically(Path(figure), get_study("controls").plot(rows))
+
+
 def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[str] | None = None,
          intrinsics: list[str] = list(INTRINSICS), options: dict | None = None, seed: int = 0,  # noqa: B006
-         trained: list[str] = ["random", "crossed"], teachers: list[str] = ["auto"], collect: bool = False) -> None:  # noqa: B006
+         trained: list[str] = ["random", "crossed"], teachers: list[str] = ["auto"], collect: bool = False,  # noqa: B006
+         figure: str | None = None) -> None:
     """Fits and scores.
 
     Args:
@@ -70,7 +111,10 @@ def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[
         trained: trained controls of each generator's best level
         teachers: what the probes are taught by, one fit each; exact too, for generators that are driven by images
         collect: only gather what is finished and print the table
+        figure: only draw this picture from the results that are kept
     """
+    if figure is not None:
+        return draw(figure)
     embedded = [e.name for e in generators.catalog().values() if e.kind == "embedded"]
     everything = []
     for name in names or [e for e in embedded if "@" not in e]:

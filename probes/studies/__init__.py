@@ -6,8 +6,9 @@
 A study of your own is a subclass of Study and one call of `register_study`.
 """
 
-from . import _fid as _fid  # these eight register themselves
+from . import _fid as _fid  # these nine register themselves
 from . import _labels as _labels
+from . import _left as _left
 from . import _methods as _methods
 from . import _random as _random
 from . import _rank as _rank
@@ -19,6 +20,7 @@ from ._base import Study as Study
 from ._base import StudyError as StudyError
 from ._engines import ENGINES as ENGINES
 from ._engines import Engine as Engine
+from ._findings import findings as findings
 from ._points import Point as Point
 from ._points import points as points
 from ._registry import get_study as get_study

@@ -15,7 +15,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import adapters
@@ -43,16 +43,26 @@ class Cell:
     Args:
         fit: arguments of `probes.fit`, plain JSON types
         tags: further columns of its row, by which `--only` may choose too
+        sampled_by: those of its generator's options that say how it is sampled: cells that differ in these alone are one fit,
+            scored several times
     """
 
     fit: Mapping[str, Any]
     tags: Mapping[str, Any] = field(default_factory=dict)
+    sampled_by: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON of both."""
-        text = json.dumps([dict(self.fit), dict(self.tags)], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 of the canonical JSON of fit and tags."""
+        return _digest([dict(self.fit), dict(self.tags)])
+
+    @property
+    def place(self) -> str:
+        """The name of the folder in which its fit lies: the key, or of cells that share a fit one for all of them."""
+        if not self.sampled_by:
+            return self.key
+        options = {k: v for k, v in self.fit.get("generator_options", {}).items() if k not in self.sampled_by}
+        return _digest([{**self.fit, "generator_options": options}, "shared"])
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -70,13 +80,17 @@ class Cell:
         method = adapters.methods().get(merged.get("method", "lora"))
         if method and not method.trained:
             merged = {k: v for k, v in merged.items() if k not in ("steps", "learning_rate")}
-        return Cell(merged, self.tags)
+        return replace(self, fit=merged)
 
     def at_seed(self, seed: int) -> Cell:
         """The cell with this seed; control networks are drawn from the same one."""
         weights = self.fit.get("weights")
         drawn = dict(weights=f"{weights}:{seed}") if weights in _TRUNK else {}
-        return Cell({**self.fit, **drawn, "seed": seed}, self.tags)
+        return replace(self, fit={**self.fit, **drawn, "seed": seed})
+
+
+def _digest(about: list) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Study(ABC):

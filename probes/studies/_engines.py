@@ -11,20 +11,35 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from generators._names import unknown
 
 from .._files import write_bytes_atomically
-from ._base import Cell, Row
+from ._base import Cell, Row, StudyError
 from ._work import Work
 
 
 class Engine(ABC):
-    """How cells are spread over time and machines."""
+    """How cells are spread over time and machines.
+
+    Attributes:
+        keep: whether the run folders of finished fits have to be in `work.fits` when their row comes
+        say: takes a line for the user; silent by default
+    """
+
+    keep: bool = False
+    say: Callable[[str], None] = staticmethod(lambda words: None)
+
+    def begin(self, keep: bool = False, say: Callable[[str], None] | None = None) -> None:
+        """Called before anything of the study's folder is claimed or written, and sets both attributes. Raises StudyError where
+        this engine cannot run at all."""
+        self.keep, self.say = keep, say or Engine.say
 
     @abstractmethod
     def run(self, cells: Sequence[Cell], work: Work) -> Iterator[Row]:
@@ -100,18 +115,33 @@ def child() -> None:
     os._exit(0)                     # a thread that reads its input would hold the interpreter's own end up
 
 
-def _sequential(address: str | None, isolated: bool) -> Engine:
+def _sequential(address: str | None, isolated: bool, options: Mapping[str, Any]) -> Engine:
     if address is not None:
-        raise ValueError(f"address: {address!r} is of a cluster, and the engine is sequential; leave address out")
+        raise StudyError(f"address: {address!r} is of a cluster, and the engine is sequential; leave address out, or say "
+                         "--engine ray")
+    if options:
+        raise StudyError(f"engine_options: the engine is sequential and has none, got {', '.join(options)}; leave them out, or "
+                         "say --engine ray")
     return Sequential(isolated)
 
 
-# name -> made from (address, isolated)
-ENGINES: dict[str, Callable[[str | None, bool], Engine]] = {"sequential": _sequential}
+def _ray(address: str | None, isolated: bool, options: Mapping[str, Any]) -> Engine:
+    from ._ray import Ray
+
+    known = [name for name in signature(Ray).parameters if name not in ("address", "isolated")]
+    for name in options:
+        if name not in known:
+            raise unknown("engine_options", name, known)
+    return Ray(address, isolated, **options)
 
 
-def get_engine(name: str, address: str | None = None, isolated: bool = False) -> Engine:
-    """The engine of a name. Raises UnknownNameError, or ValueError for an address it has no use for."""
+# name -> made from (address, isolated, options)
+ENGINES: dict[str, Callable[[str | None, bool, Mapping[str, Any]], Engine]] = {"sequential": _sequential, "ray": _ray}
+
+
+def get_engine(name: str, address: str | None = None, isolated: bool = False,
+               options: Mapping[str, Any] | None = None) -> Engine:
+    """The engine of a name. Raises UnknownNameError, or StudyError for an address or options it has no use for."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    return ENGINES[name](address, isolated)
+    return ENGINES[name](address, isolated, options or {})

@@ -1,4 +1,5 @@
-"""The three pictures studies are made of: curves, dots, and a scatter of generators. Read at a phone's width.
+"""The four pictures studies are made of: curves, dots, what is left above controls, and a scatter of generators. Read at a
+phone's width.
 
 Colours are Okabe and Ito's, which colour-blind people tell apart (Wong 2011, Nature Methods 8, 441); markers differ too.
 Every point has its interval.
@@ -10,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from ._points import Point
+from ._points import Point, two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ._standing import Standing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -148,6 +151,91 @@ def dots(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Point | float]]]]
         _legend(figure, _shown(grid))
 
     return _png(draw, 1.2 + lines * max(0.34, 0.13 * len(series)) + 0.4 * len(panels) + 0.2 * ceil(len(series) / 2))
+
+
+def waterfall(found: Sequence[Standing], order: Sequence[str]) -> bytes:
+    """A probe among its controls: one panel a generator, one line an intrinsic, which read from left to right say what the
+    strongest control reaches (grey) and what is left above it (coloured; hatched where the control is the better one).
+
+    Args:
+        found: with a probe each. Levels of one generator share a panel, where the level stands beside the intrinsic.
+        order: of the controls; each has its look by its place there
+    """
+    names = [name for name in order if any(name in s.controls for s in found)]
+    never = [name for name in order if all(name in s.missing for s in found)]
+    panels: dict[str, list[Standing]] = {s.generator.partition("@")[0]: [] for s in found}
+    for standing in sorted(found, key=lambda s: (*INTRINSICS, s.intrinsic).index(s.intrinsic)):
+        panels[standing.generator.partition("@")[0]].append(standing)
+
+    def draw(figure: Figure) -> None:
+        from matplotlib.patches import Patch
+
+        heights = [len(lines) + 0.55 for lines in panels.values()]
+        grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
+        shown: dict[str, Any] = {}
+        for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+            for k, standing in enumerate(lines):
+                _waterline(axes, k, standing, names, order, never, shown)
+            axes.axvline(0, color="#59616a", lw=1)
+            labels = [f"{s.intrinsic}\n@{level}" if (level := s.generator.partition("@")[2]) else s.intrinsic for s in lines]
+            axes.set_yticks(range(len(lines)), labels)
+            axes.set_ylim(len(lines) - 0.45, -0.55)
+            axes.grid(axis="y", visible=False)
+            axes.tick_params(axis="y", length=0)
+            axes.set_title(title, loc="left", fontweight="bold")
+        low = min(_interval(p, FLOOR)[0] for s in found for p in (s.probe, *s.controls.values()))
+        grid[0].set_xlim(min(low, 0) - 0.06, 1)
+        grid[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+        note = f"\nnot run anywhere: {', '.join(never)}" if never else ""
+        grid[-1].set_xlabel(f"skill: 0 the average picture, 1 no error{note}")
+        bars = {"left above every control": Patch(color=COLOURS[0], alpha=0.55),
+                "reached by the strongest": Patch(color=_REACHED),
+                "a control is better": Patch(facecolor="#fbe3d6", edgecolor=COLOURS[1], hatch="////")}
+        marks = {name: shown[name] for name in ("probe", *names)}
+        figure.legend([*bars.values(), *marks.values()], [*bars, *marks], loc="outside upper left", ncols=3, columnspacing=1.0,
+                      handletextpad=0.5)
+
+    return _png(draw, 1.75 + 0.62 * len(found) + 0.42 * len(panels))
+
+
+_REACHED = "#d5dade"
+
+
+def _waterline(axes: Axes, k: int, standing: Standing, names: Sequence[str], order: Sequence[str], never: Sequence[str],
+               shown: dict[str, Any]) -> None:
+    """One line: the bars, the controls' marks one below the other, the probe's across them, and the figure beside."""
+    probe, left = standing.probe, standing.left
+    value, bar = max(probe.value, FLOOR), max([0.0, *(p.value for p in standing.controls.values())])
+    axes.barh(k, min(bar, max(value, 0)), height=0.74, color=_REACHED, lw=0)
+    if left.value > 0:
+        axes.barh(k, value - bar, left=bar, height=0.74, color=COLOURS[0], alpha=0.55, lw=0)
+    else:
+        axes.barh(k, bar - value, left=value, height=0.74, facecolor="#fbe3d6", edgecolor=COLOURS[1], hatch="////", lw=0)
+    for i, name in enumerate(names):
+        if name in standing.controls:
+            y = k + (i - (len(names) - 1) / 2) * 0.66 / max(len(names) - 1, 1)
+            shown[name] = _mark(axes, standing.controls[name], y, label=name, markersize=4.5, lw=1.2,
+                                **_look(order.index(name) + 1))
+    axes.plot([value, value], [k - 0.37, k + 0.37], color=COLOURS[0], lw=2.4, solid_capstyle="butt")
+    shown["probe"] = _mark(axes, probe, k, 40, label="probe", markersize=6.5, lw=1.6, **_look(0))
+    strength = "black" if left.low > 0 else COLOURS[1] if left.high <= 0 else "#59616a"
+    aside = [(f"left {two(left.value)}", dict(fontsize=9.5, fontweight="bold", color=strength)),
+             (f"[{two(left.low)}, {two(left.high)}]", dict(fontsize=8, color="#3a4148")),
+             (f"above {left.control}", dict(fontsize=8, color="#3a4148"))]
+    if gone := [name for name in standing.missing if name not in never]:
+        aside.append((f"not run: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}", dict(fontsize=7, color="#59616a")))
+    for (text, look), down in zip(aside, (14, 3, -7, -17), strict=False):
+        axes.annotate(text, (1, k), (5, down), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+                      annotation_clip=False, **look)
+
+
+def _mark(axes: Axes, p: Point, y: float, aside: float = 6, **look: Any) -> Any:
+    """A level mark with its interval; at the left edge, with its figure, where the axis does not reach it."""
+    value, below, above = _interval(p, FLOOR)
+    if p.value < FLOOR:
+        axes.annotate(two(p.value), (FLOOR, y), (aside, 0), fontsize=7.5, textcoords="offset points", va="center",
+                      color=look["color"], bbox=dict(facecolor="white", edgecolor="none", alpha=0.85, pad=0.4))
+    return axes.errorbar([value], [y], xerr=[[below], [above]], ls="none", markeredgecolor="white", markeredgewidth=0.5, **look)
 
 
 def nothing(text: str) -> bytes:

@@ -5,11 +5,14 @@ from generators._names import unknown
 
 from ._base import Study
 
+PAGE = "findings"
 _STUDIES: dict[str, Study] = {}
 
 
 def register_study(study: Study) -> Study:
-    """Makes a study known by its name, in the command line too."""
+    """Makes a study known by its name, in the command line too, where `findings` means the page of all of them."""
+    if study.name == PAGE:
+        raise ValueError(f"study: {PAGE!r} is the page of what all studies found; choose another name")
     _STUDIES[study.name] = study
     return study
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -50,7 +52,8 @@ class Outcome:
 def study(name: str | Study, out: str | Path | None = None, small: bool = False, engine: str | Engine = "sequential",
           address: str | None = None, only: str | Sequence[str] | None = None, seeds: int | None = None,
           plot_only: bool = False, retry: bool = False, keep: bool = False, options: Mapping[str, Any] | None = None,
-          detector: str = CARD, device: str = "auto", quiet: bool = False) -> Outcome:
+          detector: str = CARD, device: str = "auto", engine_options: Mapping[str, Any] | None = None,
+          quiet: bool = False) -> Outcome:
     """Runs a study: every fit of its grid that has no row yet, then its plot and its page from the rows.
 
     A study that was interrupted, or killed, goes on with the same call: rows that are there stay, the fit that was under way
@@ -60,8 +63,8 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         name: from `probes list studies`
         out: its folder; studies/NAME by default, studies/NAME-small of a small one
         small: a grid of minutes, for a first look; its verdict is about as good as that
-        engine: who runs the fits; sequential: one after the other
-        address: of a cluster, for engines that use one
+        engine: who runs the fits; sequential: one after the other; ray: as many at once as a Ray cluster has room for
+        address: of a cluster that runs, "HOST:PORT"; by default ray starts one on this machine and ends it
         only: cells to run, "generator=vqgan-scenes,intrinsic=normal": values of one name add up, names narrow down
         seeds: of every cell; by default what the study says, 3, or 1 of a small one
         plot_only: run nothing, make plot and page anew
@@ -70,11 +73,12 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         options: further arguments of `probes.fit` for every cell, such as {"steps": 500}
         detector: of the Fréchet distances: card, what the generators' cards say, or one from `probes.frechet.detectors()`
         device: cpu, cuda or auto
+        engine_options: of ray: {"cpus": 1, "gpus": 0.25} for every fit, {"retries": 2} for one whose machine was lost
         quiet: print nothing
 
     Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
-    else or has rows of a generator that is another now, DetectorError for a detector without its weights, OutputError where
-    nothing can be written. A fit that fails is a row and raises nothing.
+    else or has rows of a generator that is another now, and for an address that does not answer, DetectorError for a detector
+    without its weights, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
     """
     chosen = get_study(name)
     options = dict(options or {})
@@ -89,10 +93,14 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
             raise unknown("options", name, known)
     folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
     wanted, whole = grid(chosen, small, only, seeds, options), grid(chosen, small, None, seeds, options)
-    runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated)
+    if isinstance(engine, Engine) and (address or engine_options):
+        raise StudyError("engine: address and engine_options are for an engine by its name; give them to the engine itself")
+    runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated, engine_options)
     if plot_only and not (folder / "rows.csv").exists():
         raise StudyError(f"plot_only: {folder} has no rows yet; run the study first, without plot_only")
     distances = None if plot_only else Distances(folder, detector)      # whatever cannot begin claims no folder
+    if not plot_only:
+        runner.begin(keep, None if quiet else print)
     asked = Asked(whole, small, _command(chosen.name, small, only, seeds, options, detector))
     with claimed(folder):
         opened = open_folder(folder, chosen, dict(small=small, options=options, detector=detector))
@@ -152,7 +160,7 @@ def _offer(cells: Sequence[Cell]) -> str:
 
 def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, distances: Distances, device: str,
          quiet: bool) -> None:
-    work, rows = Work(folder.study.name, folder.fits, device), folder.rows()
+    work, rows, places = Work(folder.study.name, folder.fits, device), folder.rows(), {c.key: c.place for c in cells}
     old = stale(rows, cells)
     if old and not retry:
         name, (then, now) = next(iter(old.values()))
@@ -162,25 +170,35 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
     if retry:
         again = {cell.key for cell in cells} & ({r["key"] for r in rows if r["status"] != "ok"} | old.keys())
         for key in again:
-            work.clear(key)
+            work.clear(places[key])
         if again:
             folder.rewrite(rows := [r for r in rows if r["key"] not in again])
     there = {r["key"] for r in rows}
-    if not keep:
-        for key in there:               # a kill may come between a row and the end of its run folder
-            work.clear(key)
     missing = [cell for cell in cells if cell.key not in there]
-    with Progress(folder.study.name, missing, len(cells), rows, quiet) as progress:
-        for row in engine.run(missing, work):
+    wanted = Counter(cell.place for cell in missing)
+    if not keep:                        # a kill may come between a row and the end of its run folder
+        for key in there:
+            if not wanted[places.get(key, key)]:
+                work.clear(places.get(key, key))
+    # Closed whatever happens here: an engine has processes elsewhere, and a traceback would keep it alive.
+    with (Progress(folder.study.name, missing, len(cells), rows, quiet) as progress,
+          closing(_rows(engine, missing, work)) as found):
+        for row in found:
             if row["key"] in there:         # an engine that retries may be told twice
                 continue
             folder.append(distances.beside(row))
             there.add(row["key"])
-            if not keep:
-                work.clear(row["key"])
+            place = places[row["key"]]
+            wanted[place] -= 1
+            if not keep and not wanted[place]:
+                work.clear(place)
             progress.done(row)
     if not keep and folder.fits.exists() and not any(folder.fits.iterdir()):
         folder.fits.rmdir()
+
+
+def _rows(engine: Engine, cells: Sequence[Cell], work: Work) -> Generator[Row, None, None]:
+    yield from engine.run(cells, work)
 
 
 def _command(name: str, small: bool, only: str | Sequence[str] | None, seeds: int | None, options: Mapping[str, Any],

@@ -1,4 +1,7 @@
-"""Study 7: what do sampling steps and guidance do for multi-step diffusion (the paper's AUG)?"""
+"""Study 7: what do sampling steps and guidance do for multi-step diffusion (the paper's AUG)?
+
+Training knows neither, so all settings of a seed are one fit, scored once each.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -30,7 +33,7 @@ class Steps(Study):
             cells.append(Cell(dict(about, generator_options=dict(mode="single")),
                               dict(mode="single", sampling_steps=1, guidance=None)))
             cells += [Cell(dict(about, generator_options=dict(mode="multi", conv_in="doubled", steps=s, guidance=g)),
-                           dict(mode="multi", sampling_steps=s, guidance=g)) for s, g in grid]
+                           dict(mode="multi", sampling_steps=s, guidance=g), sampled_by=("steps", "guidance")) for s, g in grid]
         return cells
 
     def plot(self, rows: Sequence[Row]) -> bytes:

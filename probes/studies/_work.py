@@ -26,7 +26,7 @@ class Work:
     device: str = "auto"
 
     def __call__(self, cell: Cell) -> Row:
-        began, place = time.monotonic(), self.fits / cell.key
+        began, place = time.monotonic(), self.fits / cell.place
         try:
             row = {**self._asked(cell), **score(cell, place, self.device), "status": "ok"}
         except OutputError:                 # a full disk is no property of the cell, and the next would fail too
@@ -43,9 +43,9 @@ class Work:
         asked = {k: v for k, v in cell.labels.items() if k not in ("learning_rate", "batch", "evaluate", "prompt", "encoding")}
         return {**asked, "key": cell.key, "study": self.study, **_level(str(cell.fit["generator"]))}
 
-    def clear(self, key: str) -> None:
-        """Removes a fit's folder; its row has all that the study needs."""
-        shutil.rmtree(self.fits / key, ignore_errors=True)
+    def clear(self, place: str) -> None:
+        """Removes a fit's folder; its rows have all that the study needs."""
+        shutil.rmtree(self.fits / place, ignore_errors=True)
 
 
 def _level(generator: str) -> Row:
@@ -62,7 +62,11 @@ def score(cell: Cell, place: Path, device: str) -> Row:
     generator = record["generator"]
     entry, request, training = metrics["metrics"][metrics["primary"]], record["request"], record["training"]
     (error_low, error_high), (skill_low, skill_high) = entry["ci95"], entry["skill_ci95"] or (None, None)
-    controls = {f"control_{name}": c["skill"] for name, c in entry["controls"].items() if name in CONTROLS}
+    controls = {}
+    for name, control in entry["controls"].items():
+        if name in CONTROLS:            # a study that has columns for the intervals keeps them
+            low, high = control.get("skill_ci95") or (None, None)
+            controls |= {f"control_{name}": control["skill"], f"control_{name}_low": low, f"control_{name}_high": high}
     versions = record["versions"]
     seconds = training.get("seconds")
     speed = training.get("steps_per_second") or (request["steps"] / seconds if seconds else None)
