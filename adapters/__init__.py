@@ -5,6 +5,9 @@ from ._base import disable_all as disable_all
 from ._base import names_on as names_on
 from ._conv_transpose import ConvTranspose2d as ConvTranspose2d
 from ._conv_transpose import register_conv_transpose as register_conv_transpose
+from ._edit import Edit as Edit
+from ._edit import Visii as Visii
+from ._encoder import Encoder as Encoder
 from ._full import Full as Full
 from ._linear import Linear as Linear
 from ._lora import LoRA as LoRA
@@ -19,5 +22,6 @@ from ._methods import methods as methods
 from ._methods import register_method as register_method
 from ._offset import Offset as Offset
 from ._pixels import Pixels as Pixels
+from ._sdedit import SDEdit as SDEdit
 from ._token import Prompt as Prompt
 from ._token import Token as Token

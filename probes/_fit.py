@@ -90,7 +90,7 @@ def fit(
         method: what is trained: lora; to read it beside: full, linear, offset, token, prompt, sdedit, edit, visii,
             pixels, encoder (`probes list methods`)
         method_options: of the method, such as a LoRA's rslora, dora and init, a linear probe's layers, an offset's per_layer
-        rank: of the LoRA, 8 by default; of pixels, of the LoRA whose size it has
+        rank: of the LoRA, 8 by default; of encoder, of its LoRA; of pixels, of the LoRA whose size it has
         alpha: the update is scaled by alpha / rank; the rank by default
         scope: which sites are adapted: `affine`, every w -> s affine of a StyleGAN; `decoder-attention` or `decoder` of a
             VQGAN; `all`, `self`, `cross`, `down`, `mid` or `up` attention of a Stable Diffusion; auto is the paper's for the

@@ -102,7 +102,7 @@ def test_every_method_is_listed(capsys):
     assert main(["list", "methods"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("lora", "full", "linear", "offset", "token", "prompt", "sdedit",
-                                           "edit", "visii", "pixels"))
+                                           "edit", "visii", "pixels", "encoder"))
 
 
 @pytest.mark.parametrize("method, told", [

@@ -10,10 +10,9 @@ from ._points import Point, points, values
 from ._registry import register_study
 from ._verdict import Verdict, decide
 
-_EVERYWHERE, _TEXT = ("lora", "linear", "full", "offset", "pixels", "encoder"), ("token", "prompt", "sdedit")
+_EVERYWHERE, _TEXT = ("lora", "linear", "full", "offset", "pixels"), ("token", "prompt", "sdedit")
 _STRENGTHS = (0.25, 0.75, 1.0)            # of SDEdit beside its default, a half
-_UNTRAINED = "encoder, untrained"           # its control, beside it
-_ORDER = (*_EVERYWHERE, _UNTRAINED, *_TEXT, *(f"sdedit, strength {s:g}" for s in _STRENGTHS))
+_ORDER = (*_EVERYWHERE, *_TEXT, *(f"sdedit, strength {s:g}" for s in _STRENGTHS))
 _GENERATORS = ("stylegan2-scenes", "vqgan-scenes", "sd-scenes")
 
 
@@ -25,7 +24,7 @@ class Methods(Study):
     rule = ("for every generator and intrinsic, LoRA's interval lies wholly above the linear probe's; a linear probe below "
             "the average picture was not trained long enough, and its case is not tested.")
     version = 2
-    tags = ("encoder", "strength")
+    tags = ("strength",)
     isolated = True
 
     def cells(self, small: bool) -> list[Cell]:
@@ -33,8 +32,6 @@ class Methods(Study):
             return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", method=m, **SMALL)) for m in _EVERYWHERE]
         return [cell for g in _GENERATORS for i in ("normal", "depth") for cell in (
             *(Cell(dict(generator=g, intrinsic=i, method=m)) for m in _EVERYWHERE + _TEXT * g.startswith("sd-")),
-            Cell(dict(generator=g, intrinsic=i, method="encoder", method_options=dict(weights="random")),
-                 dict(encoder="untrained")),
             *(Cell(dict(generator=g, intrinsic=i, method="sdedit", method_options=dict(strength=s)), dict(strength=s))
               for s in _STRENGTHS if g.startswith("sd-")))]
 
@@ -77,8 +74,7 @@ class Methods(Study):
         return "\n\n".join([
             table(["generator", "intrinsic", "method", "parameters", "skill", "steps/s", "peak MiB"], lines),
             "Every fit ran in a process of its own; its peak memory has the libraries in it. `pixels` sees the drawn picture "
-            "only and has as many parameters as the LoRA: what it reaches, the picture shows. `encoder` sees no more, but was "
-            "trained on other pictures before, without labels; untrained, it is the same network with fresh weights."])
+            "only and has as many parameters as the LoRA: what it reaches, the picture shows."])
 
 
 def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
@@ -87,9 +83,8 @@ def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
 
 
 def _named(row: Row) -> str:
-    """The method, and what it is told apart by."""
-    told = row.get("encoder") or (f"strength {row['strength']:g}" if row.get("strength") is not None else None)
-    return f"{row['method']}, {told}" if told else row["method"]
+    """The method, and SDEdit's strength where it is another than its default."""
+    return row["method"] + ("" if row.get("strength") is None else f", strength {row['strength']:g}")
 
 
 def _place(method: str) -> int:

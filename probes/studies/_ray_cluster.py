@@ -15,6 +15,7 @@ from types import ModuleType
 from ._base import StudyError
 
 _ANSWERS, _JOINS = 5.0, 60.0            # seconds that an address has to answer, and that joining its cluster may take
+_TRIES = 3                              # at starting one, for which Ray has 30 seconds, which a busy machine may exceed
 _STORE = 100 << 20                      # bytes of a local cluster's object store, through which rows travel and little else
 # No reports to anybody, no chatter. The last: Ray is not to announce how it will hide GPUs one day; fits without one are told.
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -97,13 +98,18 @@ def joined(ray: ModuleType, address: str | None) -> Iterator[None]:
 
 def _join(ray: ModuleType, address: str | None) -> None:
     own = dict(num_cpus=_processors(), include_dashboard=False, object_store_memory=_STORE) if address is None else {}
-    try:
-        with environment():
-            ray.init(address=address or "local", **own, **_QUIET)
-    except Exception as error:          # noqa: BLE001 (Ray raises that very class)
-        said = " ".join(str(error).split())[:300]
-        raise StudyError(f"engine: Ray could not {'start here' if own else 'join ' + str(address)} ({said}); the rows that are "
-                         "done are kept. Is the machine too busy? Try again, or leave engine out") from error
+    for left in reversed(range(_TRIES if own else 1)):
+        try:
+            with environment():
+                ray.init(address=address or "local", **own, **_QUIET)
+            return
+        except Exception as error:          # noqa: BLE001 (Ray raises that very class)
+            ray.shutdown()
+            if left and "timed out during startup" in str(error):
+                continue
+            said = " ".join(str(error).split())[:300]
+            raise StudyError(f"engine: Ray could not {'start here' if own else 'join ' + str(address)} ({said}); the rows that "
+                             "are done are kept. Is the machine too busy? Try again, or leave engine out") from error
 
 
 def _processors() -> int:

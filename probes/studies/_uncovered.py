@@ -37,5 +37,5 @@ UNCOVERED = (
     Uncovered("A LoRA and one linear head on DINOv2, a discriminative network, recover intrinsics too (Table 3).",
               "DINOv2's weights were not at hand, and its figures are on photographs.",
               "`probes fit --method encoder --method_options.model facebook/dinov2-base` asks it of the embedded generators' "
-              "pictures; without `model` a small encoder of the scenes world stands in"),
+              "pictures, once its weights are there; `zoo.train_encoder` makes a small encoder of the scenes world"),
 )
