@@ -9,12 +9,12 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 import pytest  # noqa: E402 (before anything that imports torch, which reads that once)
 
-LONGEST = ("test_readme.py", "test_processes.py", "test_fit.py", "test_notebooks.py")      # what takes minutes begins first
+# What takes minutes begins first.
+LONGEST = ("test_readme.py", "test_processes.py", "test_studies_ray.py", "test_fit.py", "test_notebooks.py")
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-
 
 
 @pytest.fixture(autouse=True)

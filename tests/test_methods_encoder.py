@@ -237,7 +237,6 @@ def test_through_fit(folder, tmp_path):
         probes.fit(generator, out=str(tmp_path / "x"), scope="affine", **about, **SMALL)
 
 
-@pytest.mark.skipif(not EMBEDDED["scenes"].exists(), reason="zoo.train_encoder has not been run")
 def test_the_embedded_one(made):
     generator, pairs = made
     adapter = adapters.build("encoder", generator, "a", rank=8)
