@@ -15,7 +15,7 @@ from types import ModuleType
 from ._base import StudyError
 
 _ANSWERS, _JOINS = 5.0, 60.0            # seconds that an address has to answer, and that joining its cluster may take
-_TRIES = 3                              # at starting one, for which Ray has 30 seconds, which a busy machine may exceed
+_TRIES = 2                              # at starting one, for which Ray has 30 seconds, which a busy machine may exceed
 _STORE = 100 << 20                      # bytes of a local cluster's object store, through which rows travel and little else
 # No reports to anybody, no chatter. The last: Ray is not to announce how it will hide GPUs one day; fits without one are told.
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -105,7 +105,7 @@ def _join(ray: ModuleType, address: str | None) -> None:
             return
         except Exception as error:          # noqa: BLE001 (Ray raises that very class)
             ray.shutdown()
-            if left and "timed out during startup" in str(error):
+            if left and ("timed out" in str(error) or "Failed to start" in str(error)):
                 continue
             said = " ".join(str(error).split())[:300]
             raise StudyError(f"engine: Ray could not {'start here' if own else 'join ' + str(address)} ({said}); the rows that "
