@@ -63,6 +63,55 @@ def token(tmp_path, words="w"):
     return Token(tmp_path / "fits", tmp_path / "cache", ".seen-x", words)
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from ray_work import Marked
+from study_rows import TOY
+from probes.studies import _run, study
+_run.Work = lambda study, fits, device: Marked(study, fits, device, 30.0)
+study(TOY, sys.argv[1], engine="ray", quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_no_process_behind(tmp_path):
+    """A cluster of its own, on all processors, before there is another; whatever it started carries the mark in its
+    environment."""
+    mark = f"PROBES_TEST_MARK={tmp_path}".encode()
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "PROBES_TEST_MARK": str(tmp_path),
+                   "RAY_worker_niceness": "0"}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "a")], env=environment, cwd=tmp_path,
+                               stderr=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    try:
+        while not (tmp_path / "a" / "calls").exists():
+            if process.poll() is not None and "Ray could not start here" in (said := process.stderr.read()):
+                pytest.skip(said.strip().splitlines()[-1])
+            assert process.poll() is None and time.monotonic() - began < 240
+            time.sleep(0.1)
+        assert len(marked(mark)) > 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=200) != 0
+    finally:
+        process.kill()
+    while marked(mark) and time.monotonic() - began < 500:
+        time.sleep(0.2)
+    assert not marked(mark)
+    assert (tmp_path / "a" / "study.json").exists() and not (tmp_path / "a" / "rows.csv").exists()
+
+
+def marked(mark):
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().split(b"\0")[:2])
+        except OSError:
+            continue
+    return found
+
+
 @pytest.mark.slow
 def test_a_machine_that_is_removed_loses_no_row_and_doubles_none(cluster, tmp_path, monkeypatch):
     import ray
@@ -246,52 +295,3 @@ def test_options_that_cannot_be_are_named(tmp_path):
     with pytest.raises(StudyError, match="give them to the engine itself"):
         study(TOY, tmp_path / "a", engine=Ray(), engine_options=dict(cpus=2))
     assert not (tmp_path / "a").exists()
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from ray_work import Marked
-from study_rows import TOY
-from probes.studies import _run, study
-_run.Work = lambda study, fits, device: Marked(study, fits, device, 30.0)
-study(TOY, sys.argv[1], engine="ray", quiet=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupt_leaves_no_process_behind(tmp_path, how):
-    """A cluster of its own, on all processors; whatever it started carries the mark in its environment."""
-    mark = f"PROBES_TEST_MARK={tmp_path}".encode()
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "PROBES_TEST_MARK": str(tmp_path),
-                   "RAY_worker_niceness": "0"}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "a")], env=environment, cwd=tmp_path,
-                               stderr=subprocess.PIPE, text=True)
-    began = time.monotonic()
-    try:
-        while not (tmp_path / "a" / "calls").exists():
-            if process.poll() is not None and "Ray could not start here" in (said := process.stderr.read()):
-                pytest.skip(said.strip().splitlines()[-1])
-            assert process.poll() is None and time.monotonic() - began < 240
-            time.sleep(0.1)
-        assert len(marked(mark)) > 2
-        process.send_signal(how)
-        assert process.wait(timeout=60) != 0
-    finally:
-        process.kill()
-    while marked(mark) and time.monotonic() - began < 300:
-        time.sleep(0.2)
-    assert not marked(mark)
-    assert (tmp_path / "a" / "study.json").exists() and not (tmp_path / "a" / "rows.csv").exists()
-
-
-def marked(mark):
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().split(b"\0")[:2])
-        except OSError:
-            continue
-    return found
