@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from generators import _hub
 from generators._download import DownloadError
-from generators._hub import HUB, is_hub_id, listing
+from generators._hub import HUB, is_hub_id, listing, quiet
 from generators.checkpoints import CheckpointError
 from generators.checkpoints._torch_file import check_claims
 from generators.stable_diffusion._parts import read_json
@@ -163,7 +162,7 @@ def _built(kind: str, about: dict[str, Any], state: dict[str, Tensor] | None, se
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 return MODEL_MAPPING[type(config)](config).float().requires_grad_(False).eval()
-        with _quiet():
+        with quiet():
             # Given no folder, it reads none: what else lies there has no part in it.
             network, told = MODEL_MAPPING[type(config)].from_pretrained(None, config=config, state_dict=state,
                                                                         output_loading_info=True)
@@ -207,19 +206,3 @@ def _three(stated: dict[str, Any], name: str, source: str) -> tuple[float, ...]:
         raise CheckpointError(f"{source}: {name}={stated[name]!r:.80}, expected three numbers"
                               f"{' above 0' if name == 'image_std' else ''}; fetch the file again")
     return value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and the list of weights that transformers prints: what matters of it is an error here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

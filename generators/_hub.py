@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ._download import DownloadError, OfflineError
@@ -102,3 +103,19 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]], *, revision: 
 def listing(folder: Path) -> list[str]:
     """All files below a folder, relative to it."""
     return [Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars and the list of weights that transformers prints: what matters of it is an error here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -13,11 +13,11 @@ from tiny import SMALL
 
 import probes
 from generators._download import OfflineError
+from generators._hub import quiet
 from generators._names import UnknownNameError
 from generators.checkpoints import CheckpointError, UnsafePickleError
 from probes.teachers import _transformers_depth as module
 from probes.teachers._depth_config import meaning_of, range_of
-from probes.teachers._network import quiet
 from probes.teachers._preparation import Preparation
 from probes.teachers._transformers_depth import TransformersDepthTeacher
 from probes.teachers._zoedepth import ZoeDepthTeacher

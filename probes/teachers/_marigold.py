@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generators._hub import TOKENIZER
+from generators._hub import TOKENIZER, quiet
 from generators._names import unknown
 from generators.checkpoints import CheckpointError
 from generators.stable_diffusion._config import StableDiffusionConfig
@@ -29,7 +29,7 @@ from generators.stable_diffusion._weights import read_part
 
 from ..data.colour import linear_to_srgb, srgb_to_linear
 from ..frames import Normals
-from ._network import ENCODINGS, LARGEST, NetworkTeacher, located, quiet, resized, unit_image, unit_normals, whole
+from ._network import ENCODINGS, LARGEST, NetworkTeacher, located, resized, unit_image, unit_normals, whole
 from ._repository import Layout, find
 
 LAYOUT = Layout(

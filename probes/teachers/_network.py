@@ -8,8 +8,7 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -159,19 +158,3 @@ def _typed(key: str, value: str, kind: type) -> Any:
         pass
     expected = "true or false" if kind is bool else {int: "a whole number", float: "a number"}.get(kind, "a word")
     raise ValueError(f"teacher: option {key}={value!r:.60}, expected {expected}")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars and the list of weights that transformers prints: what matters of it is an error here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

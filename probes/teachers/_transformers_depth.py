@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from generators._hub import quiet
 from generators._names import unknown
 from generators.checkpoints import CheckpointError
 
 from ._depth_config import INDOOR, check, meaning_of, range_of, sanitised
-from ._network import ENCODINGS, LARGEST, MEANINGS, NetworkTeacher, located, quiet, unit_image, whole
+from ._network import ENCODINGS, LARGEST, MEANINGS, NetworkTeacher, located, unit_image, whole
 from ._preparation import Preparation
 from ._repository import DEPTH_MODEL, find
 
