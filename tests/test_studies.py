@@ -262,6 +262,15 @@ def test_plot_only_runs_nothing(asked, tmp_path):
     assert len(asked) == 2 and (tmp_path / "plot.png").exists() and done.missing == 2
 
 
+def test_plot_only_takes_what_the_folder_was_begun_with(asked, tmp_path):
+    study(TOY, tmp_path, small=True, options=dict(steps=5), quiet=True)
+    before = (tmp_path / "README.md").read_text()
+    assert study(TOY, tmp_path, plot_only=True, quiet=True).missing == 0
+    assert (tmp_path / "README.md").read_text() == before and "--small true --options" in before
+    with pytest.raises(StudyError, match="begun with another options"):
+        study(TOY, tmp_path, options=dict(steps=6), plot_only=True, quiet=True)
+
+
 def test_an_engine_may_give_rows_in_any_order_and_twice(asked, tmp_path):
     class Backwards(Engine):
         def run(self, cells, work):
@@ -292,12 +301,23 @@ def test_time_left_is_of_fits_alike():
     cells = [c.at_seed(0) for c in TOY.cells(False)] + [Cell(dict(generator="sd-scenes", method="full"))]
     about = dict(key="a", generator="stylegan2-scenes@16k", method="lora", status="ok")
     rows = [dict(about, wall_seconds=s) for s in (10.0, 12.0, 90.0)]
-    progress = Progress("toy", cells, 8, rows, quiet=True)
+    now = [0.0]
+    progress = Progress("toy", cells, 8, rows, quiet=True, clock=lambda: now[0])
     assert progress.left == pytest.approx(5 * 12)               # of the last nothing alike is known: the median of all
+    now[0] = 100.0
     progress.done(dict(key=cells[-1].key, generator="sd-scenes", method="full", wall_seconds=100.0, status="ok"))
     assert progress.left == pytest.approx(4 * 12) and progress.note == "48 s left"
     progress.done(dict(key=cells[0].key, generator="stylegan2-scenes", method="lora", wall_seconds=1.0, status="failed"))
     assert progress.note == "36 s left · 1 failed" and Progress("toy", cells, 8, []).left is None
+
+
+def test_time_left_is_shared_among_fits_that_run_at_once():
+    cells, now = [c.at_seed(0) for c in TOY.cells(False)], [0.0]
+    progress = Progress("toy", cells, 8, [], quiet=True, clock=lambda: now[0])
+    now[0] = 10.0
+    for cell in cells[:3]:                                      # three of ten seconds each in ten seconds
+        progress.done(dict(key=cell.key, generator="stylegan2-scenes", method="lora", wall_seconds=10.0, status="ok"))
+    assert progress.left == pytest.approx(10 * (len(cells) - 3) / 3)
 
 
 def test_grids_are_whole():
@@ -330,10 +350,10 @@ def test_the_command_line(asked, tmp_path, capsys, monkeypatch):
     asked.bad = {(2, 0): ValueError("no")}
     for arguments, said in ((["--only", "rank=1,rank=2", "--options", '{"steps": 7}'],
                              ["1 fits, 1 failed", "(1 of 4 cells)", "1 rows."]),
-                            (["--small", "true", "--plot_only", "true"], None)):
+                            (["--options", "{\"steps\": 8}", "--plot_only", "true"], None)):
         parsed = parser.parse_args(["toy", "--out", str(tmp_path), "--seeds", "1", *arguments])
         if said is None:
-            with pytest.raises(StudyError, match="another options, small"):
+            with pytest.raises(StudyError, match="another options"):
                 command(**parsed.as_dict())
         else:
             with pytest.raises(SystemExit) as ended:        # something failed

@@ -67,7 +67,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         address: of a cluster that runs, "HOST:PORT"; by default ray starts one on this machine and ends it
         only: cells to run, "generator=vqgan-scenes,intrinsic=normal": values of one name add up, names narrow down
         seeds: of every cell; by default what the study says, 3, or 1 of a small one
-        plot_only: run nothing, make plot and page anew
+        plot_only: run nothing, make plot and page anew, for what the folder was begun with
         retry: run again what failed, and what was fitted on a generator that is another now
         keep: keep the run folders of the fits, in OUT/fits
         options: further arguments of `probes.fit` for every cell, such as {"steps": 500}
@@ -81,6 +81,9 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     without its weights, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
     """
     chosen = get_study(name)
+    folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
+    if plot_only:
+        small, options, detector = _begun_with(folder, small, options, detector)
     options = dict(options or {})
     if own := sorted(set(options) & set(_OWN)):
         raise StudyError(f"options: {', '.join(own)} of a fit is the study's own to say; choose cells with only, and how many "
@@ -91,13 +94,10 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     for name in options:
         if name not in known:
             raise unknown("options", name, known)
-    folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
     wanted, whole = grid(chosen, small, only, seeds, options), grid(chosen, small, None, seeds, options)
     if isinstance(engine, Engine) and (address or engine_options):
         raise StudyError("engine: address and engine_options are for an engine by its name; give them to the engine itself")
     runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated, engine_options)
-    if plot_only and not (folder / "rows.csv").exists():
-        raise StudyError(f"plot_only: {folder} has no rows yet; run the study first, without plot_only")
     distances = None if plot_only else Distances(folder, detector)      # whatever cannot begin claims no folder
     if not plot_only:
         runner.begin(keep, None if quiet else print)
@@ -111,6 +111,18 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         verdict = write_page(opened, rows, asked)
     there = {r["key"] for r in rows}
     return Outcome(folder, rows, verdict, sum(cell.key not in there for cell in wanted))
+
+
+def _begun_with(folder: Path, small: bool, options: Mapping[str, Any] | None, detector: str) -> tuple[bool, Any, str]:
+    """(small, options, detector) of a folder with rows, where the call does not say them; what it says must be the same, which
+    opening the folder sees to. Raises StudyError."""
+    if not (folder / "rows.csv").exists():
+        raise StudyError(f"plot_only: {folder} has no rows yet; run the study first, without plot_only")
+    try:
+        then = json.loads((folder / "study.json").read_text())["request"]
+        return small or then["small"], options or then["options"], then["detector"] if detector == CARD else detector
+    except (OSError, ValueError, KeyError, TypeError):
+        return small, options, detector     # no study's: opening it says so
 
 
 def grid(study: Study, small: bool = False, only: str | Sequence[str] | None = None, seeds: int | None = None,
