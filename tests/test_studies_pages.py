@@ -95,6 +95,10 @@ def test_methods_verdicts():
     assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "linear": -0.8})).kind == "not testable here"
     text = METHODS.tables([row(METHODS, 0.6, method="lora", parameters=25600, steps_per_second=12.345, peak_memory_mib=1234.5)])
     assert "| stylegan2-scenes | normal | lora | 25.6k | 0.60 [0.58, 0.62] | 12.3 | 1,234 |" in text
+    seen = METHODS.tables([row(METHODS, s, method="encoder", encoder=w) for s, w in ((0.5, "pretrained"), (0.3, "random"))])
+    assert "| encoder | " in seen and "| encoder, random | " in seen
+    drawn = {c.at_seed(2).fit["method_options"]["weights"] for c in METHODS.cells(False) if c.fit["method"] == "encoder"}
+    assert drawn == {"pretrained", "random:2"}
 
 
 def step_rows(single, skills):

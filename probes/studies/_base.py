@@ -83,10 +83,13 @@ class Cell:
         return replace(self, fit=merged)
 
     def at_seed(self, seed: int) -> Cell:
-        """The cell with this seed; control networks are drawn from the same one."""
-        weights = self.fit.get("weights")
-        drawn = dict(weights=f"{weights}:{seed}") if weights in _TRUNK else {}
-        return replace(self, fit={**self.fit, **drawn, "seed": seed})
+        """The cell with this seed; control networks, of the generator or of a method, are drawn from the same one."""
+        fit = {**self.fit, "seed": seed}
+        if fit.get("weights") in _TRUNK:
+            fit["weights"] = f"{fit['weights']}:{seed}"
+        if fit.get("method_options", {}).get("weights") == "random":
+            fit["method_options"] = {**fit["method_options"], "weights": f"random:{seed}"}
+        return replace(self, fit=fit)
 
 
 def _digest(about: list) -> str:

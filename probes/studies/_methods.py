@@ -12,7 +12,8 @@ from ._verdict import Verdict, decide
 
 _EVERYWHERE, _TEXT = ("lora", "linear", "full", "offset", "pixels"), ("token", "prompt", "sdedit")
 _STRENGTHS = (0.25, 0.75, 1.0)            # of SDEdit beside its default, a half
-_ORDER = (*_EVERYWHERE, *_TEXT, *(f"sdedit, strength {s:g}" for s in _STRENGTHS))
+_ENCODERS = ("pretrained", "random")      # of the scenes world, and its control
+_ORDER = (*_EVERYWHERE, "encoder", "encoder, random", *_TEXT, *(f"sdedit, strength {s:g}" for s in _STRENGTHS))
 _GENERATORS = ("stylegan2-scenes", "vqgan-scenes", "sd-scenes")
 
 
@@ -23,8 +24,8 @@ class Methods(Study):
                "prefers it: better than the one, at a small part of the parameters of the other.")
     rule = ("for every generator and intrinsic, LoRA's interval lies wholly above the linear probe's; a linear probe below "
             "the average picture was not trained long enough, and its case is not tested.")
-    version = 2
-    tags = ("strength",)
+    version = 3
+    tags = ("strength", "encoder")
     isolated = True
 
     def cells(self, small: bool) -> list[Cell]:
@@ -33,7 +34,9 @@ class Methods(Study):
         return [cell for g in _GENERATORS for i in ("normal", "depth") for cell in (
             *(Cell(dict(generator=g, intrinsic=i, method=m)) for m in _EVERYWHERE + _TEXT * g.startswith("sd-")),
             *(Cell(dict(generator=g, intrinsic=i, method="sdedit", method_options=dict(strength=s)), dict(strength=s))
-              for s in _STRENGTHS if g.startswith("sd-")))]
+              for s in _STRENGTHS if g.startswith("sd-")),
+            *(Cell(dict(generator=g, intrinsic=i, method="encoder", method_options=dict(model="scenes", weights=w)),
+                   dict(encoder=w)) for w in _ENCODERS))]
 
     def plot(self, rows: Sequence[Row]) -> bytes:
         panels = {}
@@ -74,7 +77,8 @@ class Methods(Study):
         return "\n\n".join([
             table(["generator", "intrinsic", "method", "parameters", "skill", "steps/s", "peak MiB"], lines),
             "Every fit ran in a process of its own; its peak memory has the libraries in it. `pixels` sees the drawn picture "
-            "only and has as many parameters as the LoRA: what it reaches, the picture shows."])
+            "only and has as many parameters as the LoRA: what it reaches, the picture shows. `encoder` sees the picture only, "
+            "too, through a network that learnt from pictures alone; `encoder, random` is the same on weights that did not."])
 
 
 def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
@@ -83,8 +87,9 @@ def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:
 
 
 def _named(row: Row) -> str:
-    """The method, and SDEdit's strength where it is another than its default."""
-    return row["method"] + ("" if row.get("strength") is None else f", strength {row['strength']:g}")
+    """The method, SDEdit's strength where it is another than its default, and that an encoder is not trained."""
+    more = "" if row.get("strength") is None else f", strength {row['strength']:g}"
+    return row["method"] + more + (f", {row['encoder']}" if row.get("encoder") not in (None, "pretrained") else "")
 
 
 def _place(method: str) -> int:
