@@ -44,9 +44,9 @@ class Fid(Study):
             return nothing("no generator of these rows\nhas a Fréchet distance")
         found = _levels(rows)
         panels = {i: {f: p for f, p in families.items() if f != POOLED} for i, families in found.items()}
-        titles = {i: f"{i}, ρ = {correlate(families[POOLED])[0].value:+.2f}".replace("-", "−")
-                  for i, families in found.items()}
-        return scatter(panels, f"Fréchet distance ({_detector(rows)})", titles)
+        pooled = {i: correlate(families[POOLED])[0].value for i, families in found.items()}
+        titles = {i: i if math.isnan(rho) else f"{i}, ρ = {rho:+.2f}".replace("-", "−") for i, rho in pooled.items()}
+        return scatter(panels, f"Fréchet distance ({_detector(rows)}): better to the left", titles)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
         if len(kinds := _measures(rows)) > 1:

@@ -261,6 +261,7 @@ def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], l
     def draw(figure: Figure) -> None:
         grid = _panels(figure, len(panels))
         handles: dict[str, Any] = {}
+        reach = [x for lines in panels.values() for found in lines.values() for x, _ in found if x > 0] or [1]  # a shared axis
         for axes, (key, lines) in zip(grid, panels.items(), strict=True):
             axes.set_xscale("log")
             for family, found in lines.items():
@@ -275,7 +276,6 @@ def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], l
                         axes.annotate(f"{p.value:.1f}".replace("-", "−"), (x, v), (0, 6), textcoords="offset points",
                                       ha="center", fontsize=8, color=look["color"])
             axes.axhline(0, color="#59616a", lw=1)
-            reach = [x for found in lines.values() for x, _ in found if x > 0] or [1]
             axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(reach) * 0.8 <= t <= max(reach) * 1.25])
             axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter("{x:g}")
