@@ -17,6 +17,11 @@ VAE = dict(block_out_channels=(8, 8, 16, 16), down_block_types=("DownEncoderBloc
            up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4, sample_size=64)
 TEXT = dict(vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=12,
             max_position_embeddings=9, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+# Stable Diffusion XL's: two text encoders, of which the second summarises the prompt, and no attention at the first resolution.
+UNET_XL = dict(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=(2, 4),
+               down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+               transformer_layers_per_block=(1, 2), cross_attention_dim=40, use_linear_projection=True,
+               addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=12 + 6 * 8)
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
           "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
@@ -65,14 +70,43 @@ def write_folder(folder: Path, version: int = 1, seed: int = 0, **unet) -> tuple
     return made
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer of eight letters and one merge, in CLIP's two files."""
+def write_xl_folder(folder: Path, seed: int = 0, **unet) -> dict:
+    """Saves a Stable Diffusion XL as its pipeline does, and returns its parts by name."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = dict(unet=UNet2DConditionModel(**{**UNET_XL, **unet}), vae=AutoencoderKL(**VAE, scaling_factor=0.13025),
+                    text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)), text_encoder_2=CLIPTextModelWithProjection(
+                        CLIPTextConfig(**{**TEXT, "hidden_size": 24, "intermediate_size": 48, "hidden_act": "gelu"})))
+        for model in made.values():
+            for name, parameter in model.named_parameters():
+                around = 1 if name.endswith("weight") and parameter.ndim == 1 else 0
+                parameter.data.normal_(around, 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
+            model.eval()
+    parts = dict(made, scheduler=EulerDiscreteScheduler(**SCHEDULE, prediction_type="epsilon", steps_offset=1))
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionXLPipeline", "_diffusers_version": "0.42.1", "force_zeros_for_empty_prompt": True,
+        "feature_extractor": [None, None], "image_encoder": [None, None], "add_watermarker": None,
+        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"], **index}, indent=2))
+    for name, padding in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        write_tokenizer(folder / name, ("!", "<|startoftext|>", "<|endoftext|>"), pad_token=padding)
+    return parts
+
+
+def write_tokenizer(folder: Path, marks: tuple[str, ...] = ("<|startoftext|>", "!", "<|endoftext|>"), **config) -> None:
+    """A CLIP tokenizer of eight letters and one merge, in CLIP's two files. `marks` are its first words."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [*"abcdefgh", *(f"{letter}</w>" for letter in "abcdefgh"), "ab</w>"]
-    marks = {"<|startoftext|>": 0, "!": 1, "<|endoftext|>": 2}
+    marks = {mark: i for i, mark in enumerate(marks)}
     (folder / "vocab.json").write_text(json.dumps({**marks, **{word: 3 + i for i, word in enumerate(words)}}))
     (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 9}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 9,
+                                                              **config}))
 
 
 def original(unet: dict, vae: dict, text: dict, version: int = 1, layers: int = 2, blocks: int = 4) -> dict:

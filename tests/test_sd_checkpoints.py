@@ -186,8 +186,6 @@ def test_damaged_weights(damage, folder):
 
 
 @pytest.mark.parametrize("part, name, changes, message", [
-    ("", "model_index", {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModel"]},
-     "StableDiffusionXLPipeline, which has two text encoders; only Stable Diffusion 1.x and 2.x"),
     ("", "model_index", {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},
      "FluxPipeline, which has a transformer"),
     ("", "model_index", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is a UNet3DConditionModel, expected a UNet2D"),

@@ -1,4 +1,4 @@
-"""The configuration of a latent diffusion model: those of its four parts, as diffusers and transformers write them."""
+"""The configuration of a latent diffusion model: those of its parts, as diffusers and transformers write them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ class StableDiffusionConfig:
         resolution: H = W of the images it was trained on, in pixels
         vocabulary: words of a word-level tokenizer, by token; None where `tokenizer` says where CLIP's lies
         tokenizer: folder of CLIP's tokenizer, or None
+        text_encoder_2: of `transformers.CLIPTextModelWithProjection`, which Stable Diffusion XL has beside the first
+        silent_is_zero: of a model with two text encoders: no words are zeros, not what the encoders make of an empty prompt
     """
 
     unet: dict[str, Any]
@@ -27,6 +29,13 @@ class StableDiffusionConfig:
     resolution: int
     vocabulary: tuple[str, ...] | None = None
     tokenizer: str | None = field(default=None, compare=False)
+    text_encoder_2: dict[str, Any] | None = None
+    silent_is_zero: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those that have weights."""
+        return ("unet", "vae", "text_encoder", *(("text_encoder_2",) if self.text_encoder_2 else ()))
 
     @property
     def latent_channels(self) -> int:
@@ -40,13 +49,15 @@ class StableDiffusionConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for files and fingerprints; without the place of a tokenizer, which is the machine's."""
         named = {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "scheduler", "resolution")}
+        if self.text_encoder_2 is not None:
+            named |= dict(text_encoder_2=self.text_encoder_2, silent_is_zero=self.silent_is_zero)
         return named if self.vocabulary is None else {**named, "vocabulary": list(self.vocabulary)}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> StableDiffusionConfig:
         """Raises ValueError naming what is missing or unknown."""
         known = {f for f in cls.__dataclass_fields__}
-        needed = known - {"vocabulary", "tokenizer"}
+        needed = known - {"vocabulary", "tokenizer", "text_encoder_2", "silent_is_zero"}
         if missing := sorted(needed - set(config)):
             raise ValueError(f"config: a Stable Diffusion needs {', '.join(missing)}; got {', '.join(sorted(config))}")
         if wrong := sorted(set(config) - known):

@@ -1,8 +1,8 @@
-"""The weights of a Stable Diffusion on disk: the names and shapes of `StableDiffusionNetwork`, `unet.*`, `vae.*` and
-`text_encoder.*`, as diffusers and transformers call them.
+"""The weights of a Stable Diffusion on disk: the names and shapes of `StableDiffusionNetwork`, `unet.*`, `vae.*`,
+`text_encoder.*` and of an XL `text_encoder_2.*`, as diffusers and transformers call them.
 
-transformers before version 5 put `text_model.` in front of every name of its text encoder. Files have either; here it is
-always left out, so that a file written with one version is read with any other.
+transformers before version 5 put `text_model.` in front of every name of `text_encoder`. Files have either; here it is
+always left out, so that a file written with one version is read with any other. In `text_encoder_2` every version has it.
 """
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _shapes(config: str) -> dict[str, tuple[int, ...]]:
 
 def _check_bounds(config: StableDiffusionConfig, source: str) -> None:
     """Raises for what no Stable Diffusion has and would take minutes or gigabytes only to find out."""
-    for part in ("unet", "vae", "text_encoder", "scheduler"):
+    for part in (*config.parts, "scheduler"):
         for name, value in getattr(config, part).items():
             values = value if isinstance(value, (list, tuple)) else [value]
             numbers = [number for number in values if isinstance(number, int)]

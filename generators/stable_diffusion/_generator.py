@@ -133,8 +133,8 @@ class StableDiffusion(Generator):
         return self.network.config.vae["scaling_factor"]
 
     def context(self, count: int, prompt: str | None = None) -> Tensor:
-        """[count, L, D]: the embedding of `prompt`, or of the one in force; each is computed once, but for vectors, which may
-        be learning."""
+        """[count, L, D]: the embedding of `prompt`, or of the one in force (of an XL one row more: see `_two_encoders`); each is
+        computed once, but for vectors, which may be learning."""
         if prompt is None and self._vectors is not None:
             with torch.autocast(self.device.type, enabled=False):
                 learnt = self._read(self._prompt, self._vectors, self._instead)
@@ -169,9 +169,8 @@ class StableDiffusion(Generator):
 
     def denoise(self, sample: Tensor, timestep: Tensor | int, context: Tensor | None = None) -> Tensor:
         """One pass of the U-Net, float32 in and out."""
-        unet = self.network.unet
         context = self.context(len(sample)) if context is None else context
-        return unet(sample.to(unet.dtype), timestep, encoder_hidden_states=context).sample.float()
+        return self.network.say(sample.to(self.network.unet.dtype), timestep, context).float()
 
     def forward(self, state: State) -> Tensor:
         latent = state["latent"].to(self.device)
@@ -247,10 +246,11 @@ class StableDiffusion(Generator):
                 and n.startswith(_PLACES.get(scope, ""))]
 
     def randomised(self, seed: int) -> StableDiffusion:
-        """Fresh weights in the U-Net; VAE and text encoder, which nothing adapts, are shared with this one."""
+        """Fresh weights in the U-Net; VAE and text encoders, which nothing adapts, are shared with this one."""
         config = self.network.config
         network = StableDiffusionNetwork(config, seed, parts=("unet",))
-        network.vae, network.text_encoder = self.network.vae, self.network.text_encoder
+        for part in config.parts[1:]:
+            setattr(network, part, getattr(self.network, part))
         options = self.options
         if self.multi is not None and options["conv_in"] != OWN:
             options = {**options, "conv_in": f"random:{seed}"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .._download import DownloadError
 from .._hub import HUB, TOKENIZER, cached, fetch, is_hub_id, listing
-from ._parts import PARTS
+from ._parts import PARTS, SECOND
 from ._weights import choose, weight_map
 
 # Withdrawn by their publishers (runwayml in August 2024, Stability AI in November 2025) -> copies that are kept since.
@@ -90,13 +90,15 @@ def _wanted(names: Iterable[str], variant: str | None, index: Callable[[str], It
     """(files to fetch, what is missing, variants) of a repository or folder that has the files `names`."""
     names, kinds = set(names), set()
     wanted, missing = [], [name for name in DESCRIPTIONS if name not in names and name != "model_index.json"]
-    for part in PARTS:
+    second = f"{SECOND}/config.json" in names
+    for part in (*PARTS, SECOND) if second else PARTS:
         inside = {name[len(part) + 1:] for name in names if name.startswith(f"{part}/")}
         files, kind = choose(inside, part, variant, lambda name, part=part: index(f"{part}/{name}"))
         wanted += [f"{part}/{name}" for name in files]
         kinds.add(kind)
         missing += [] if files and inside.issuperset(files) else [f"{part}/ weights"]
-    return [name for name in (*DESCRIPTIONS, *TOKENIZER) if name in names] + wanted, missing, kinds
+    described = (*DESCRIPTIONS, *((f"{SECOND}/config.json",) if second else ()), *TOKENIZER)
+    return [name for name in described if name in names] + wanted, missing, kinds
 
 
 def _by_hand(repo: str, revision: str | None, variant: str | None) -> str:

@@ -8,20 +8,22 @@ from torch import Tensor, nn
 
 from ._config import StableDiffusionConfig
 from ._text import Tokens, tokens_of
+from ._two_encoders import read_by_both, told
 
 
 class StableDiffusionNetwork(nn.Module):
-    """`unet`, `vae` and `text_encoder` of a configuration, or some of these `parts`, with weights drawn from `seed`.
+    """`unet`, `vae`, `text_encoder` and an XL's `text_encoder_2` of a configuration, or some of these `parts`, with weights
+    drawn from `seed`.
 
     diffusers and transformers do the work; what is here is how the parts meet.
     """
 
-    def __init__(self, config: StableDiffusionConfig, seed: int = 0, parts: Sequence[str] = ("unet", "vae", "text_encoder")):
+    def __init__(self, config: StableDiffusionConfig, seed: int = 0, parts: Sequence[str] | None = None):
         super().__init__()
         from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        self.config = config
+        self.config, parts = config, config.parts if parts is None else parts
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if "unet" in parts:
@@ -30,6 +32,8 @@ class StableDiffusionNetwork(nn.Module):
                 self.vae = AutoencoderKL.from_config(config.vae)
             if "text_encoder" in parts:
                 self.text_encoder = CLIPTextModel(CLIPTextConfig(**config.text_encoder))
+            if "text_encoder_2" in parts:
+                self.text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**config.text_encoder_2))
         self._tokenizer = config.tokenizer
         self._tokens: Tokens | None = None
 
@@ -54,8 +58,21 @@ class StableDiffusionNetwork(nn.Module):
         return self.vae.decode(latent.to(self.vae.dtype)).sample
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """prompts -> float [N, L, D]: the text encoder's last hidden state, one row a prompt, padded to its full length."""
-        return self.text_encoder(input_ids=self._ids(prompts)).last_hidden_state
+        """prompts -> float [N, L, D]: the text encoder's last hidden state, one row a prompt, padded to its full length; of two
+        text encoders what `read_by_both` says, [N, L + 1, D]."""
+        ids = self._ids(prompts)
+        if self.config.text_encoder_2 is None:
+            return self.text_encoder(input_ids=ids).last_hidden_state
+        both = read_by_both(self.text_encoder, self.text_encoder_2, ids)
+        silent = torch.tensor([self.config.silent_is_zero and not prompt for prompt in prompts], device=both.device)
+        return both.masked_fill(silent[:, None, None], 0)
+
+    def say(self, sample: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
+        """One pass of the U-Net, in its own precision: latents [N, C, h, w], and `context` as `embed` gives it."""
+        added, second = None, self.config.text_encoder_2
+        if second is not None:
+            context, added = told(context, second["projection_dim"], sample, self.config.factor)
+        return self.unet(sample, timestep, encoder_hidden_states=context, added_cond_kwargs=added).sample
 
     def _ids(self, prompts: Sequence[str]) -> Tensor:
         if self._tokens is None:
@@ -68,7 +85,13 @@ class StableDiffusionNetwork(nn.Module):
         return ids, 1 + int((ids[1:] == empty[1]).long().argmax())          # the empty prompt is its beginning, then its end
 
     def words(self, prompt: str) -> Tensor:
-        """float [n, D]: the embeddings of a prompt's words, as they enter the text encoder."""
+        """float [n, D]: the embeddings of a prompt's words, as they enter the text encoder.
+
+        Raises ValueError where there are two.
+        """
+        if self.config.text_encoder_2 is not None:
+            raise ValueError("method: words cannot be learnt for a model with two text encoders, each of which has vectors of its "
+                             "own; choose another method, or a model with one (Stable Diffusion 1.x, 2.x)")
         ids, end = self._spoken(prompt)
         return self.text_encoder.get_input_embeddings().weight[ids[1:end]].detach().float()
 

@@ -16,6 +16,8 @@ from ..checkpoints._errors import CheckpointError
 from ._config import StableDiffusionConfig
 
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+SECOND = "text_encoder_2"       # of Stable Diffusion XL
+CLASSES = {**PARTS, SECOND: "CLIPTextModelWithProjection"}
 STATED = {
     "unet": ("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels",
              "layers_per_block", "attention_head_dim", "cross_attention_dim", "use_linear_projection", "upcast_attention",
@@ -29,7 +31,7 @@ TEXT = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "pro
         "attention_dropout": 0.0, "initializer_range": 0.02, "initializer_factor": 1.0, "pad_token_id": 1,
         "bos_token_id": 0, "eos_token_id": 2}
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-READABLE = "only Stable Diffusion 1.x and 2.x and what is built like them can be read."
+READABLE = "only Stable Diffusion 1.x, 2.x and XL and what is built like them can be read."
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 PUBLISHED = ("sd15", "sd21-base", "sd21")
 _CONFIGS = Path(__file__).parent / "configs"
@@ -43,18 +45,18 @@ _INPUTS = {
 
 
 def part_config(part: str, stated: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The configuration of "unet", "vae" or "text_encoder" in our form, from what a config.json states.
+    """The configuration of a part in our form, from what a config.json states.
 
     Raises CheckpointError where it is of another class.
     """
-    known = stated.get("_class_name") or next(iter(stated.get("architectures") or ()), PARTS[part])
-    if known != PARTS[part]:
-        raise CheckpointError(f"{source}: its {part} is a {known!s:.60}, expected a {PARTS[part]}; {READABLE}")
-    if part == "text_encoder":
+    known = stated.get("_class_name") or next(iter(stated.get("architectures") or ()), CLASSES[part])
+    if known != CLASSES[part]:
+        raise CheckpointError(f"{source}: its {part} is a {known!s:.60}, expected a {CLASSES[part]}; {READABLE}")
+    if part in ("text_encoder", SECOND):
         return {name: stated.get(name, default) for name, default in TEXT.items()}
     import diffusers
 
-    defaults = _defaults(getattr(diffusers, PARTS[part]))
+    defaults = _defaults(getattr(diffusers, CLASSES[part]))
     values = {name: json.loads(json.dumps(stated.get(name, default))) for name, default in defaults.items()}
     defaults = json.loads(json.dumps(defaults))
     return {name: value for name, value in values.items() if name in STATED[part] or value != defaults[name]}
@@ -85,20 +87,22 @@ def scheduler_config(stated: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any], source: str, concatenated: bool = False,
-             tokenizer: str | None = None) -> StableDiffusionConfig:
+             tokenizer: str | None = None, silent_is_zero: bool = False) -> StableDiffusionConfig:
     """The whole configuration, from what the files state of its parts.
 
     Args:
-        parts: by "unet", "vae" and "text_encoder"
+        parts: by "unet", "vae" and "text_encoder", of a Stable Diffusion XL "text_encoder_2" too
         scheduler: of the noise schedule
         source: for messages
         concatenated: whether a U-Net may take two latents, side by side
         tokenizer: folder of CLIP's tokenizer
+        silent_is_zero: see `StableDiffusionConfig`; of two text encoders only
 
     Raises:
         CheckpointError: for a part of another class, or parts that do not belong together.
     """
     unet, vae, text = (part_config(part, parts[part], source) for part in PARTS)
+    second = part_config(SECOND, parts[SECOND], source) if parts.get(SECOND) is not None else None
     try:
         latent, width, factor = vae["latent_channels"], unet["cross_attention_dim"], 2 ** (len(vae["block_out_channels"]) - 1)
         if unet["out_channels"] != latent:
@@ -108,12 +112,15 @@ def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any
             beside = _INPUTS.get(unet["in_channels"], "something else beside the noise; give a text-to-image model")
             raise CheckpointError(f"{source}: the U-Net takes {unet['in_channels']} channels, expected the latent's {latent}: "
                                   f"it reads {beside}.")
-        if width != text["hidden_size"]:
-            raise CheckpointError(f"{source}: the U-Net attends to vectors of {width} numbers, the text encoder gives "
-                                  f"{text['hidden_size']}; they are of different models.")
+        words = text["hidden_size"] + (second["hidden_size"] if second else 0)
+        if width != words:
+            raise CheckpointError(f"{source}: the U-Net attends to vectors of {width} numbers, the text encoder"
+                                  f"{'s give' if second else ' gives'} {words}; they are of different models.")
+        if second:
+            _check_second(unet, second, source)
         if extra := [name for name in ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type",
                                    "num_class_embeds")
-                     if unet.get(name) is not None]:
+                     if unet.get(name) is not None and not (second and name == "addition_embed_type")]:
             raise CheckpointError(f"{source}: the U-Net asks for more than an image, a timestep and a prompt: "
                                   f"{', '.join(extra)}; {READABLE}")
         side = unet["sample_size"]
@@ -121,11 +128,22 @@ def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any
         if isinstance(side, bool) or not isinstance(side, int) or side < 1:
             raise CheckpointError(f"{source}: the U-Net's sample_size is {unet['sample_size']!r:.60}, expected the side of its "
                                   "latents; set it in unet/config.json (64 for 512 px).")
-        return StableDiffusionConfig(unet, vae, text, scheduler_config(scheduler, source), side * factor, tokenizer=tokenizer)
+        return StableDiffusionConfig(unet, vae, text, scheduler_config(scheduler, source), side * factor, tokenizer=tokenizer,
+                                     text_encoder_2=second, silent_is_zero=bool(second and silent_is_zero))
     except (TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{source}: its configuration is not a Stable Diffusion's: {str(error)[:200]}") from error
+
+
+def _check_second(unet: Mapping[str, Any], second: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError unless the U-Net reads the second text encoder's summary of the prompt and three pairs of sizes."""
+    kind, takes = unet.get("addition_embed_type"), unet.get("projection_class_embeddings_input_dim")
+    numbers = 6 * (unet.get("addition_time_embed_dim") or 0)
+    if kind != "text_time" or takes != second["projection_dim"] + numbers or second["projection_dim"] > unet["cross_attention_dim"]:
+        raise CheckpointError(f"{source}: beside the prompt the U-Net takes {takes} numbers ({kind}), expected the "
+                              f"{second['projection_dim']} of its second text encoder and {numbers} of six sizes (text_time), as "
+                              "Stable Diffusion XL's base does; its refiner cannot be read.")
 
 
 def check_fields(config: StableDiffusionConfig, source: str) -> None:
@@ -133,14 +151,15 @@ def check_fields(config: StableDiffusionConfig, source: str) -> None:
     would not put together: what no reader here can have made."""
     import diffusers
 
-    known = {part: TEXT if part == "text_encoder" else _defaults(getattr(diffusers, kind)) for part, kind in PARTS.items()}
+    known: dict[str, Any] = {part: TEXT if part.startswith("text_encoder") else _defaults(getattr(diffusers, CLASSES[part]))
+                             for part in config.parts}
     known["scheduler"] = (*SCHEDULE, "rescale_betas_zero_snr")
     for part, fields in known.items():
         if strange := sorted(set(getattr(config, part)) - set(fields)):
             raise CheckpointError(f"{source}: {part} states {', '.join(strange)[:120]}, which is no field of a Stable "
                                   "Diffusion's; it was tampered with, or written by a newer version: convert the original "
                                   "again.")
-    assemble({part: getattr(config, part) for part in PARTS}, config.scheduler, source, concatenated=True)
+    assemble({part: getattr(config, part) for part in config.parts}, config.scheduler, source, concatenated=True)
     if type(config.resolution) is not int or config.resolution < 1 or config.resolution % config.factor:
         raise CheckpointError(f"{source}: resolution is {config.resolution!r:.60}, expected a multiple of {config.factor}, "
                               "which is what its VAE divides by; convert the original again.")

@@ -27,7 +27,7 @@ from ._config import StableDiffusionConfig
 from ._format import file_name
 from ._network import StableDiffusionNetwork
 from ._original import CONV_IN, averaged, check_names, convert, is_original, kin, width
-from ._parts import PARTS, PREDICTIONS, READABLE, assemble, published, read_json
+from ._parts import CLASSES, PARTS, PREDICTIONS, READABLE, SECOND, assemble, published, read_json
 from ._text import FILES, holds_tokenizer
 from ._weights import plain, read_part, read_tensors
 
@@ -81,7 +81,7 @@ def read_folder(path: str | os.PathLike, variant: str | None = None, tokenizer: 
     config = _folder_config(folder, tokenizer, concatenated)
     state: dict[str, Tensor] = {}
     used, variants = [], set()
-    for part in PARTS:
+    for part in config.parts:
         weights, files, found = read_part(folder, part, variant)
         state.update({file_name(f"{part}.{name}"): value for name, value in weights.items()})
         used += [folder / part / "config.json", *files]
@@ -198,26 +198,29 @@ def _folder_config(folder: Path, tokenizer: str | os.PathLike | None, concatenat
         raise FileNotFoundError(f"{source}: no such folder; give one in diffusers' layout, with model_index.json.")
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     kind = str(index.get("_class_name", "model"))
-    for extra, what in (("text_encoder_2", "two text encoders"), ("transformer", "a transformer for its U-Net"),
+    for extra, what in (("text_encoder_3", "three text encoders"), ("transformer", "a transformer for its U-Net"),
                         ("prior", "a prior"), ("controlnet", "a ControlNet")):
         listed = index.get(extra)
         if isinstance(listed, list) and listed and listed[0]:
             raise CheckpointError(f"{source}: a {kind:.60}, which has {what}; {READABLE}")
-    if missing := [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]:
+    second = index.get(SECOND)
+    names = (*PARTS, SECOND) if isinstance(second, list) and second and second[0] else tuple(PARTS)
+    if missing := [part for part in (*names, "scheduler") if not (folder / part).is_dir()]:
         there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
         raise CheckpointError(f"{source}: has no {', no '.join(f'{part}/' for part in missing)}; expected a folder in "
-                              f"diffusers' layout with {', '.join(f'{part}/' for part in (*PARTS, 'scheduler'))}; found "
+                              f"diffusers' layout with {', '.join(f'{part}/' for part in (*names, 'scheduler'))}; found "
                               f"{there}. Download the folder again, whole.")
-    for part, expected in PARTS.items():
-        listed = index.get(part)
+    for part in names:
+        listed, expected = index.get(part), CLASSES[part]
         if isinstance(listed, list) and listed and listed[-1] not in (expected, None):
             raise CheckpointError(f"{source}: a {kind:.60}, whose {part} is a {listed[-1]!s:.60}, expected a {expected}; "
                                   f"{READABLE}")
     if tokenizer is None and (folder / "tokenizer").is_dir():
         tokenizer = folder / "tokenizer"
-    parts = {part: read_json(folder / part / "config.json") for part in PARTS}
+    parts = {part: read_json(folder / part / "config.json") for part in names}
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return assemble(parts, scheduler, source, concatenated, _tokenizer(tokenizer))
+    return assemble(parts, scheduler, source, concatenated, _tokenizer(tokenizer),
+                    bool(index.get("force_zeros_for_empty_prompt", True)))
 
 
 def _stated(path: Path, config: str | os.PathLike | Mapping[str, Any] | None, prediction_type: str | None,

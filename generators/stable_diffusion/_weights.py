@@ -22,7 +22,8 @@ from ..checkpoints._errors import CheckpointError
 from ..checkpoints._torch_file import check_claims, load_torch
 from ._parts import read_json
 
-_STEMS = {".safetensors": {"text_encoder": "model"}, ".bin": {"text_encoder": "pytorch_model"}}
+_STEMS = {".safetensors": dict.fromkeys(("text_encoder", "text_encoder_2"), "model"),
+          ".bin": dict.fromkeys(("text_encoder", "text_encoder_2"), "pytorch_model")}
 _POINTER = b"version https://git-lfs"
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _ATTENTION = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
@@ -37,7 +38,7 @@ def choose(names: Iterable[str], part: str, variant: str | None, weight_map: Cal
 
     Args:
         names: of the files that there are
-        part: "unet", "vae" or "text_encoder"
+        part: "unet", "vae", "text_encoder" or "text_encoder_2"
         variant: e.g. "fp16", or None
         weight_map: the files that an index, given by its name, lists
 
