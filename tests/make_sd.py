@@ -109,10 +109,12 @@ def write_tokenizer(folder: Path, marks: tuple[str, ...] = ("<|startoftext|>", "
                                                               **config}))
 
 
-def original(unet: dict, vae: dict, text: dict, version: int = 1, layers: int = 2, blocks: int = 4) -> dict:
+def original(unet: dict, vae: dict, text: dict, second: dict | None = None, version: int = 1, layers: int = 2,
+             blocks: int = 4) -> dict:
     """State dicts in diffusers' names -> one in the original layout.
 
     Args:
+        second: of the second text encoder, which makes it a Stable Diffusion XL
         layers: resnets a block
         blocks: of the U-Net and of the VAE
     """
@@ -122,6 +124,10 @@ def original(unet: dict, vae: dict, text: dict, version: int = 1, layers: int = 
         if "mid.attn_1" in theirs and value.ndim == 2:
             value = value[:, :, None, None]
         state[f"first_stage_model.{theirs}"] = value
+    if second is not None:
+        own = {name.removeprefix("text_model."): value for name, value in second.items()}
+        return {**state, **_clip(text, "conditioner.embedders.0.transformer."),
+                **_open_clip(own, "conditioner.embedders.1.model.")}
     return {**state, **(_clip(text) if version == 1 else _open_clip(text))}
 
 
@@ -135,6 +141,7 @@ def surroundings(state: dict) -> dict:
 
 def _unet(name: str, layers: int, names: set) -> str:
     for ours, theirs in (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+                         ("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"),
                          ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2")):
         if name.startswith(f"{ours}."):
             return theirs + name[len(ours):]
@@ -167,22 +174,24 @@ def _vae(name: str, blocks: int) -> str:
     return name
 
 
-def _clip(text: dict) -> dict:
-    base = "cond_stage_model.transformer.text_model."
+def _clip(text: dict, place: str = "cond_stage_model.transformer.") -> dict:
+    base = f"{place}text_model."
     places = torch.arange(len(text["embeddings.position_embedding.weight"]))[None]
     return {**{base + name: value for name, value in text.items()}, f"{base}embeddings.position_ids": places}
 
 
-def _open_clip(text: dict) -> dict:
-    base = "cond_stage_model.model."
+def _open_clip(text: dict, base: str = "cond_stage_model.model.") -> dict:
+    """With its projection where it has one; without, the layer that is not used is added."""
     state = {f"{base}token_embedding.weight": text["embeddings.token_embedding.weight"],
              f"{base}positional_embedding": text["embeddings.position_embedding.weight"],
              f"{base}ln_final.weight": text["final_layer_norm.weight"], f"{base}ln_final.bias": text["final_layer_norm.bias"],
              f"{base}logit_scale": torch.tensor(4.6)}
     width = text["final_layer_norm.weight"].shape[0]
-    state[f"{base}text_projection"] = text["final_layer_norm.weight"].new_zeros(width, 5)
+    projection = text.get("text_projection.weight")
+    unused = text["final_layer_norm.weight"].new_zeros(width, 5)
+    state[f"{base}text_projection"] = unused if projection is None else projection.T
     layers = {int(name.split(".")[2]) for name in text if name.startswith("encoder.layers.")}
-    for layer in range(len(layers) + 1):            # the last one is there and not used
+    for layer in range(len(layers) + (projection is None)):            # the last one is there and not used
         last = layer == len(layers)
         ours, theirs = f"encoder.layers.{layer - last}.", f"{base}transformer.resblocks.{layer}."
         for kind in ("weight", "bias"):

@@ -5,14 +5,19 @@ import shutil
 import make_sd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import generators
 import probes
 from generators.checkpoints import CheckpointError
+from generators.stable_diffusion._format import expected_shapes
 from generators.stable_diffusion._hub import _wanted
+from generators.stable_diffusion._original import check_names, convert, width
+from generators.stable_diffusion._parts import assemble, published
 from probes.data import get_data
 
-PROMPT = "ab c"
+PROMPT, PARTS = "ab c", ("unet", "vae", "text_encoder", "text_encoder_2")
+FIT = dict(data="scenes", teacher="exact", samples=10, batch=2, prompt=PROMPT, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +80,7 @@ def test_an_empty_prompt_is_read_where_the_model_says_so(forged, pipeline, tmp_p
 
 def test_a_probe_of_it(generator, tmp_path):
     """Fit beside its random U-Net, save, load; what is trained is the LoRA on all attention."""
-    probe = probes.fit(generator, "normal", data="scenes", teacher="exact", samples=10, steps=3, batch=2, evaluate=4, controls=["random"],
-                       out=tmp_path / "run", prompt=PROMPT, quiet=True)
+    probe = probes.fit(generator, "normal", steps=3, evaluate=4, controls=["random"], out=tmp_path / "run", **FIT)
     count = sum(8 * sum(generator.network.get_submodule(site).base_layer.weight.shape) for site in generator.sites("all"))
     assert probe.record["method"]["parameters"] == count > 0
     rooms = list(get_data("scenes").images(range(2), 64))
@@ -97,6 +101,45 @@ def test_our_own_file_keeps_both_encoders(forged, generator, tmp_path):
     assert again.fingerprint == generator.fingerprint
 
 
+@torch.no_grad()
+def test_a_single_file_is_the_same_model(forged, generator, tmp_path):
+    folder, parts = forged
+    state = make_sd.original(*(parts[name].state_dict() for name in PARTS), layers=1)
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "xl.safetensors")
+    read = generators.load(tmp_path / "xl.safetensors", config=folder, tokenizer=str(folder / "tokenizer"))
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(read.context(1, PROMPT), generator.context(1, PROMPT)) and not read.context(1, "").any()
+    assert torch.equal(read.denoise(x, 999, read.context(1, PROMPT)), generator.denoise(x, 999, generator.context(1, PROMPT)))
+    image = get_data("scenes").images(range(1), 64)
+    assert torch.equal(read.to_target(image), generator.to_target(image))
+
+
+# Of the model's report (arXiv 2307.01952, table 1): a U-Net of 2.6B parameters, text encoders of 817M together.
+def test_the_published_model_at_its_true_size():
+    stated = published("sdxl")
+    config = assemble(stated, stated["scheduler"], "sdxl", silent_is_zero=True)
+    state = {name: torch.empty(shape, device="meta") for name, shape in expected_shapes(config.to_dict(), "sdxl").items()}
+    given = {part: {n.removeprefix(f"{part}."): v for n, v in state.items() if n.startswith(f"{part}.")} for part in PARTS}
+    assert {part: sum(v.numel() for v in own.values()) for part, own in given.items()} == dict(
+        unet=2_567_463_684, vae=83_653_863, text_encoder=123_060_480, text_encoder_2=694_659_840)
+    assert config.resolution == 1024 and config.vae["scaling_factor"] == 0.13025
+    sites = [v for n, v in given["unet"].items() if (".attn1.to_" in n or ".attn2.to_" in n) and v.ndim == 2]
+    assert len(sites) == 560 and sum(sum(v.shape) for v in sites) == 1_451_520
+    original = make_sd.original(*given.values())
+    check_names(original, "sdxl")
+    assert width(original, "sdxl") == (2048, 4)
+    found = convert(original, config.to_dict(), "sdxl")
+    assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in state.items()}
+
+
+def test_halves_of_single_files(forged):
+    state = make_sd.original(*(forged[1][name].state_dict() for name in PARTS), layers=1)
+    with pytest.raises(CheckpointError, match="x lacks the second text encoder"):
+        check_names([n for n in state if ".embedders.1." not in n], "x")
+    with pytest.raises(CheckpointError, match="x is the refiner of a Stable Diffusion XL; give its base"):
+        check_names([n.replace("embedders.1.", "embedders.0.") for n in state if "embedders.0." not in n], "x")
+
+
 def test_several_steps(forged):
     """Guidance stacks what the U-Net is told three times over."""
     multi = generators.load(forged[0], mode="multi", conv_in="doubled", steps=2, zero_snr=False)
@@ -110,7 +153,7 @@ def test_several_steps(forged):
 
 def test_words_are_not_learnt_for_two_encoders(generator):
     with pytest.raises(ValueError, match="method: words cannot be learnt for a model with two text encoders"):
-        probes.fit(generator, "normal", data="scenes", teacher="exact", method="token", samples=10, steps=1, prompt=PROMPT, quiet=True)
+        probes.fit(generator, "normal", method="token", steps=1, **FIT)
 
 
 @pytest.mark.parametrize("part, name, changes, message", [

@@ -133,8 +133,8 @@ class StableDiffusion(Generator):
         return self.network.config.vae["scaling_factor"]
 
     def context(self, count: int, prompt: str | None = None) -> Tensor:
-        """[count, L, D]: the embedding of `prompt`, or of the one in force (of an XL one row more: see `_two_encoders`); each is
-        computed once, but for vectors, which may be learning."""
+        """[count, L, D]: the embedding of `prompt`, or of the one in force (of an XL one row more: see `_two_encoders`); each
+        is computed once, but for vectors, which may be learning."""
         if prompt is None and self._vectors is not None:
             with torch.autocast(self.device.type, enabled=False):
                 learnt = self._read(self._prompt, self._vectors, self._instead)

@@ -90,8 +90,8 @@ class StableDiffusionNetwork(nn.Module):
         Raises ValueError where there are two.
         """
         if self.config.text_encoder_2 is not None:
-            raise ValueError("method: words cannot be learnt for a model with two text encoders, each of which has vectors of its "
-                             "own; choose another method, or a model with one (Stable Diffusion 1.x, 2.x)")
+            raise ValueError("method: words cannot be learnt for a model with two text encoders, each of which has vectors of "
+                             "its own; choose another method, or a model with one (Stable Diffusion 1.x, 2.x)")
         ids, end = self._spoken(prompt)
         return self.text_encoder.get_input_embeddings().weight[ids[1:end]].detach().float()
 

@@ -4,6 +4,8 @@
     first_stage_model.*                         the VAE
     cond_stage_model.transformer.*              CLIP's text encoder (Stable Diffusion 1.x)
     cond_stage_model.model.*                    OpenCLIP's, query, key and value in one matrix (2.x); the last layer is not used
+    conditioner.embedders.0.transformer.*       CLIP's, and
+    conditioner.embedders.1.model.*             OpenCLIP's with its projection (XL)
     model_ema.*                                 the U-Net's moving average, names without dots, in files to train further
 
 diffusers' own conversion does the work; what is here decides what a file is, and that nothing of it gets lost.
@@ -22,10 +24,11 @@ from ._parts import READABLE
 
 UNET, VAE, TEXT, CLIP, OPEN_CLIP = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.",
                                     "cond_stage_model.transformer.", "cond_stage_model.model.")
+CLIP_XL, OPEN_CLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 CONV_IN = f"{UNET}input_blocks.0.0."
 _EMA = "model_ema."
 _OTHERS = (     # what is often given instead, by a part of one of its names
-    (r"conditioner\.embedders\.", "a Stable Diffusion XL, which has two text encoders"),
+    (r"conditioner\.embedders\.0\.model\.", "the refiner of a Stable Diffusion XL; give its base"),
     (r"(.*\.)?joint_blocks\.", "a Stable Diffusion 3, which has a transformer for its U-Net"),
     (r"(.*\.)?double_blocks\.", "a FLUX, which has a transformer for its U-Net"),
     (r"lora_(unet|te)|.*\.lora[_.](A|B|down|up)|.*_lora\.", "a LoRA, an addition to a model; give the model it was made for"),
@@ -41,7 +44,7 @@ _OTHERS = (     # what is often given instead, by a part of one of its names
 
 def is_original(names: Any) -> bool:
     """Whether these are the names of a model in the original layout, whole or in part."""
-    return any(name.startswith((UNET, CLIP, OPEN_CLIP)) for name in names)
+    return any(name.startswith((UNET, CLIP, OPEN_CLIP, CLIP_XL, OPEN_CLIP_XL)) for name in names)
 
 
 def kin(names: Any) -> str | None:
@@ -55,8 +58,9 @@ def check_names(names: Any, source: str) -> None:
     for pattern, what in _OTHERS[:5]:
         if any(re.match(pattern, name) for name in names):
             raise CheckpointError(f"{source} is {what}; {READABLE}")
-    has = {what: any(name.startswith(prefix) for name in names)
-           for what, prefix in (("U-Net", UNET), ("VAE", VAE), ("text encoder", TEXT))}
+    two = any(name.startswith("conditioner.embedders.") for name in names)
+    texts = (("first text encoder", CLIP_XL), ("second text encoder", OPEN_CLIP_XL)) if two else (("text encoder", TEXT),)
+    has = {what: any(name.startswith(prefix) for name in names) for what, prefix in (("U-Net", UNET), ("VAE", VAE), *texts)}
     if not has["U-Net"] and any(name.startswith(_EMA + "diffusion_model") for name in names):
         raise CheckpointError(f"{source} holds the U-Net's moving average alone, under names that do not say where its weights "
                               "go; give the file that was made for inference (\"ema-only\", \"pruned\").")
@@ -71,7 +75,8 @@ def check_names(names: Any, source: str) -> None:
 
 
 def width(state: dict[str, Tensor], source: str) -> tuple[int, int]:
-    """How many numbers the vectors have that the U-Net attends to (768 in 1.x, 1024 in 2.x), and how many channels it takes."""
+    """How many numbers the vectors have that the U-Net attends to (768 in 1.x, 1024 in 2.x, 2048 in XL), and how many channels
+    it takes."""
     keys = (value for name, value in state.items() if name.startswith(UNET) and name.endswith("attn2.to_k.weight"))
     key, first = next(keys, None), state.get(f"{CONV_IN}weight")
     if key is None or key.ndim != 2:
@@ -112,6 +117,8 @@ def convert(state: dict[str, Tensor], config: dict[str, Any], source: str) -> di
             "vae": convert_ldm_vae_checkpoint(_only(state, VAE), config["vae"]),
             "text_encoder": _text(state, config["text_encoder"]),
         }
+        if "text_encoder_2" in config:
+            parts["text_encoder_2"] = _open_clip(state, OPEN_CLIP_XL, config["text_encoder_2"])
     except (KeyError, IndexError, AttributeError, TypeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{source}: its weights are not laid out as its configuration says ({type(error).__name__}: "
                               f"{str(error)[:120]}); pass the configuration that belongs to it as config=.") from error
@@ -128,15 +135,22 @@ def _only(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _text(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
+    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint
 
-    if any(name.startswith(CLIP) for name in state):
-        found = convert_ldm_clip_checkpoint(_only(state, CLIP))
+    clip = next((prefix for prefix in (CLIP, CLIP_XL) if any(name.startswith(prefix) for name in state)), None)
+    if clip:
+        found = convert_ldm_clip_checkpoint(_only(state, clip))
     else:       # the projection into the space of images is not used, and would mislead about the width
-        given = {name: value for name, value in _only(state, OPEN_CLIP).items() if not name.endswith("text_projection")}
-        like = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
-        found = convert_open_clip_checkpoint(like, given)
+        found = _open_clip({name: value for name, value in state.items() if not name.endswith("text_projection")}, OPEN_CLIP,
+                           config)
     layers = config["num_hidden_layers"]
     # Stable Diffusion 2.x reads the last layer but one: the network ends there.
     return {name: value for name, value in found.items() if not name.endswith("position_ids")
             and not ((layer := re.search(r"encoder\.layers\.(\d+)\.", name)) and int(layer[1]) >= layers)}
+
+
+def _open_clip(state: dict[str, Tensor], prefix: str, config: dict[str, Any]) -> dict[str, Tensor]:
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    like = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
+    return convert_open_clip_checkpoint(like, _only(state, prefix), prefix)

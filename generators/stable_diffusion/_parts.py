@@ -33,7 +33,7 @@ TEXT = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "pro
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 READABLE = "only Stable Diffusion 1.x, 2.x and XL and what is built like them can be read."
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-PUBLISHED = ("sd15", "sd21-base", "sd21")
+PUBLISHED = ("sd15", "sd21-base", "sd21", "sdxl")
 _CONFIGS = Path(__file__).parent / "configs"
 _INPUTS = {
     8: "an image latent beside the noise, as InstructPix2Pix and Marigold do; pass concatenated=True for all of it, or take "
@@ -137,13 +137,14 @@ def assemble(parts: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any
 
 
 def _check_second(unet: Mapping[str, Any], second: Mapping[str, Any], source: str) -> None:
-    """Raises CheckpointError unless the U-Net reads the second text encoder's summary of the prompt and three pairs of sizes."""
+    """Raises CheckpointError unless the U-Net reads the second text encoder's summary of the prompt and three pairs of
+    sizes."""
     kind, takes = unet.get("addition_embed_type"), unet.get("projection_class_embeddings_input_dim")
-    numbers = 6 * (unet.get("addition_time_embed_dim") or 0)
-    if kind != "text_time" or takes != second["projection_dim"] + numbers or second["projection_dim"] > unet["cross_attention_dim"]:
-        raise CheckpointError(f"{source}: beside the prompt the U-Net takes {takes} numbers ({kind}), expected the "
-                              f"{second['projection_dim']} of its second text encoder and {numbers} of six sizes (text_time), as "
-                              "Stable Diffusion XL's base does; its refiner cannot be read.")
+    numbers, summary = 6 * (unet.get("addition_time_embed_dim") or 0), second["projection_dim"]
+    if kind != "text_time" or takes != summary + numbers or summary > unet["cross_attention_dim"]:
+        raise CheckpointError(f"{source}: beside the prompt the U-Net takes {takes} numbers ({kind}), expected the {summary} "
+                              f"of its second text encoder and {numbers} of six sizes (text_time), as Stable Diffusion "
+                              "XL's base does; its refiner cannot be read.")
 
 
 def check_fields(config: StableDiffusionConfig, source: str) -> None:
@@ -166,7 +167,7 @@ def check_fields(config: StableDiffusionConfig, source: str) -> None:
 
 
 def published(name: str) -> dict[str, Any]:
-    """What the publishers state of "sd15", "sd21-base" or "sd21": unet, vae, text_encoder, scheduler, and the source."""
+    """What the publishers state of "sd15", "sd21-base", "sd21" or "sdxl": the parts, scheduler, and the source."""
     if name not in PUBLISHED:
         raise ValueError(f"config: expected one of {', '.join(PUBLISHED)}, or a folder in diffusers' layout, got {name!r:.80}")
     return json.loads((_CONFIGS / f"{name}.json").read_text())

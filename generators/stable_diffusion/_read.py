@@ -98,8 +98,9 @@ def read_single_file(path: str | os.PathLike, config: str | os.PathLike | Mappin
 
     Args:
         path: the file
-        config: what it is a file of, which it does not say: "sd15", "sd21-base" or "sd21", a diffusers folder, or a mapping
-            with unet, vae, text_encoder and scheduler; by default told from the file's name and the shapes of its weights
+        config: what it is a file of, which it does not say: "sd15", "sd21-base", "sd21" or "sdxl", a diffusers folder, or a
+            mapping with unet, vae, text_encoder (text_encoder_2) and scheduler; by default told from the file's name and the
+            shapes of its weights
         prediction_type: "epsilon" or "v_prediction", which the weights do not show either; by default that of `config`, or
             where that is told from the shapes, "epsilon"
         tokenizer: folder of CLIP's tokenizer, which the file does not hold
@@ -129,7 +130,7 @@ def read_single_file(path: str | os.PathLike, config: str | os.PathLike | Mappin
     if config is None:      # what cannot be seen is stated; what can be seen is looked at
         stated["unet"] = {**stated["unet"], "in_channels": channels}
     scheduler = {**stated["scheduler"], **({"prediction_type": prediction_type} if prediction_type else {})}
-    parsed = assemble(stated, scheduler, source, concatenated, _tokenizer(tokenizer))
+    parsed = assemble(stated, scheduler, source, concatenated, _tokenizer(tokenizer), silent_is_zero=True)
     weights = convert(averaged(state, source) if ema else state, parsed.to_dict(), source)
     return _checkpoint(parsed, plain(weights, source), source, file_sha256(path))
 
@@ -234,13 +235,14 @@ def _stated(path: Path, config: str | os.PathLike | Mapping[str, Any] | None, pr
         return published(str(config))
     if config is not None:
         folder = Path(config)
-        return {**{part: read_json(folder / part / "config.json") for part in PARTS},
+        return {**{part: read_json(folder / part / "config.json") for part in CLASSES
+                   if part in PARTS or (folder / part).is_dir()},
                 "scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}
-    if columns == 768:
-        return published("sd15")
+    if columns in (768, 2048):
+        return published("sd15" if columns == 768 else "sdxl")
     if columns != 1024:
-        raise CheckpointError(f"{path}: its U-Net attends to vectors of {columns} numbers, neither Stable Diffusion 1.x's 768 "
-                              "nor 2.x's 1024; pass its configuration as config=: a diffusers folder with its parts' "
+        raise CheckpointError(f"{path}: its U-Net attends to vectors of {columns} numbers, neither Stable Diffusion 1.x's 768, "
+                              "2.x's 1024 nor XL's 2048; pass its configuration as config=: a diffusers folder with its parts' "
                               "config.json.")
     if path.stem in OFFICIAL:
         return published(OFFICIAL[path.stem])
