@@ -125,6 +125,33 @@ def test_what_cannot_begin_claims_no_folder(asked, tmp_path, monkeypatch):
     assert not (tmp_path / "a" / "plot.png").exists()
 
 
+def test_a_fit_whose_process_is_lost_costs_no_other(asked, tmp_path):
+    class Losing(Engine):
+        def run(self, cells, work):
+            for cell in cells:
+                yield work.failed(cell, RuntimeError("its process was killed")) if cell.fit["rank"] == 1 else work(cell)
+
+    done = study(TOY, tmp_path, small=True, engine=Losing())
+    assert [r["status"] for r in done.rows] == ["failed", "ok"] and "its process was killed" in done.rows[0]["failure"]
+
+
+def test_one_seed_reproduces_nothing(asked, tmp_path):
+    done = study(TOY, tmp_path, seeds=1, quiet=True)
+    assert done.missing == 0 and done.verdict.kind == "not testable here" and "(4 of 8 cells)" in done.verdict.reason
+    assert study(TOY, tmp_path, seeds=3, quiet=True).verdict.kind == "reproduced"
+
+
+def test_a_crossed_row_is_of_the_trained_generator_too(monkeypatch):
+    from probes.studies import _stale
+
+    cell = Cell(dict(generator="a", intrinsic="normal", generator_options=dict(steps=5, mode="multi")), sampled_by=("steps",))
+    loaded = []
+    monkeypatch.setattr(_stale, "_fingerprint", lambda name, options: loaded.append((name, options)) or "new")
+    rows = [dict(key=cell.key, status="ok", fingerprint="old", weights=w) for w in ("pretrained", "crossed:1")]
+    assert all(_stale.stale([row], [cell]) == {cell.key: ("a", ("old", "new"))} for row in rows)
+    assert loaded == [("a", dict(mode="multi", weights="pretrained")), ("a", dict(mode="multi", weights="crossed:1"))]
+
+
 def test_rows_of_a_generator_that_is_another_now_are_refused(asked, tmp_path, monkeypatch):
     from probes.studies import _stale
 
@@ -211,7 +238,9 @@ def test_folders_of_another_study_version_or_request_are_refused(asked, tmp_path
 
 
 def test_bad_input_is_named(asked, tmp_path):
-    for only, words in (("rank=9", r"none of the 8 cells of toy has 'rank=9'; it knows rank=1\|2\|3\|4; seed=0\|1; colour="),
+    for only, words in (("rank=9", r"none of the 8 cells has 'rank=9'; it knows rank=1\|2\|3\|4; seed=0\|1; colour="),
+                        ("rank=1,rank=9", "none of the 8 cells has 'rank=9'"), ("rank=1,colour=green", "none of the 8 cells"),
+                        ("rank=1,colour=blue", "none of the 8 cells of toy has 'rank=1,colour=blue'"),
                         ("rnk=1", "did you mean 'rank'"), ("rank", "expected NAME=VALUE"), ("", "expected NAME=VALUE, got ''")):
         with pytest.raises(ValueError, match=words):
             study(TOY, tmp_path, only=only)
@@ -229,6 +258,13 @@ def test_bad_input_is_named(asked, tmp_path):
         study(TOY, tmp_path, plot_only=True)
     with pytest.raises(StudyError, match="asks for the same fit twice"):
         study(TOY, tmp_path, options=dict(rank=5))
+    for name, options in (("controls", dict(method="linear")), ("steps", dict(generator_options=dict(guidance=3.0))),
+                          ("methods", dict(method_options=dict(strength=0.5)))):
+        with pytest.raises(StudyError, match="would make one fit of what .* tells apart|asks for the same fit twice"):
+            grid(get_study(name), options=options)
+    assert grid(get_study("controls"), options=dict(steps=500, samples=64, controls=[]))
+    with pytest.raises(StudyError, match="options: expected numbers, words, lists and dictionaries"):
+        study(TOY, tmp_path, options=dict(prompt={1, 2}))
     with pytest.raises(StudyError, match="toy has no cells in its small grid"):
         grid(type("Empty", (Toy,), dict(cells=lambda self, small: []))(), True)
     with pytest.raises(ValueError, match="detector: unknown name 'incption'; did you mean 'inception'"):
@@ -349,7 +385,7 @@ def test_the_command_line(asked, tmp_path, capsys, monkeypatch):
     parser.add_function_arguments(command, as_group=False, as_positional=True)
     asked.bad = {(2, 0): ValueError("no")}
     for arguments, said in ((["--only", "rank=1,rank=2", "--options", '{"steps": 7}'],
-                             ["1 fits, 1 failed", "(1 of 4 cells)", "1 rows."]),
+                             ["1 fits, 1 failed", "(1 of 8 cells)", "1 rows."]),
                             (["--options", "{\"steps\": 8}", "--plot_only", "true"], None)):
         parsed = parser.parse_args(["toy", "--out", str(tmp_path), "--seeds", "1", *arguments])
         if said is None:

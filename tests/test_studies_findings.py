@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from study_rows import row
 
-from probes import RunError
 from probes._run_folder import claimed
 from probes.cli import main
 from probes.studies import StudyError, findings, get_study, grid, register_study, studies, study
@@ -102,10 +101,10 @@ def test_nothing_is_written_and_a_running_study_is_read(tmp_path):
     assert findings(tmp_path) == text
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.name != ".lock"} == before
     rows = folder / "rows.csv"
-    rows.write_bytes(before[rows] + b"torn")
-    with claimed(folder), pytest.raises(RunError):
-        findings(tmp_path)
-    assert findings(tmp_path) == text
+    rows.write_bytes(before[rows] + b"torn")        # the line may be one that is just being written
+    with claimed(folder):
+        assert findings(tmp_path) == text
+    assert findings(tmp_path) == text and rows.read_bytes() == before[rows] + b"torn"
 
 
 def test_folders_that_cannot_be_read_are_named(tmp_path):

@@ -117,6 +117,14 @@ def test_steps_verdicts():
     assert collapsed.kind == "not reproduced" and "−0.10" in collapsed.reason
 
 
+def test_each_intrinsic_has_its_own_single_step(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("probes.studies._steps.curves", lambda panels, *a, **k: drawn.update(k) or b"")
+    depth = [{**r, "intrinsic": "depth"} for r in step_rows(0.2, {(5, 1.0): 0.1})]
+    STEPS.plot(step_rows(0.45, {(5, 1.0): 0.4}) + depth)
+    assert {i: p.value for i, p in drawn["levels"].items()} == {"normal": 0.45, "depth": 0.2}
+
+
 def truth_rows(taught):
     about = dict(generator="sd-scenes", against="exact")
     return [row(TRUTH, skill, teacher=t, intrinsic=i, **about) for i in ("normal", "depth")
@@ -139,7 +147,7 @@ def test_teacher_truth_verdicts():
     (RANDOM, "network", {"pretrained": 0.6, "random": 0.0, "crossed": 0.1}, {"pretrained": 0.6, "random": 0.0},
      {"pretrained": -0.1, "random": 0.2, "crossed": -0.5}),
     (SITES, "scope", {"affine": 0.6, "affine-convs": 0.4, "affine@8": 0.5}, {"affine": 0.6, "affine-convs": 0.4},
-     {"affine": -0.01, "affine-convs": 0.01, "affine@8": 0.01}),
+     {"affine": -0.01, "affine-convs": 0.01, "affine@8": 0.1}),
     (TRUTH, "teacher", {"scenes": 0.6, "exact": 0.6}, {"exact": 0.6}, {"scenes": -0.1, "exact": 0.01})])
 def test_a_case_that_cannot_be_tested_is_named_and_leaves_the_rule_open(study, column, held, dropped, lost):
     good = over(study, column, held)

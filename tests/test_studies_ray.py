@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 
@@ -208,6 +210,15 @@ def test_a_machine_that_sees_no_folder_of_the_callers_sends_the_fit_back(inside,
         assert not row["detector"].startswith(str(tmp_path)) and not Path(row["detector"]).exists()
 
 
+def test_cells_that_share_a_fit_do_not_run_at_once():
+    shared = [Cell(dict(generator="a", generator_options=dict(steps=n)), sampled_by=("steps",)) for n in (1, 2)]
+    other = Cell(dict(generator="b"))
+    queue = deque((cell, 0) for cell in (*shared, other))
+    first = _ray._next(queue, set())
+    assert first == (shared[0], 0) and _ray._next(queue, {first[0].place}) == (other, 0)
+    assert _ray._next(queue, {first[0].place}) is None and list(queue) == [(shared[1], 0)]
+
+
 def test_what_a_machine_does_with_an_order(tmp_path, monkeypatch):
     (tmp_path / "calls").write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
@@ -228,6 +239,8 @@ def test_what_a_machine_does_with_an_order(tmp_path, monkeypatch):
     assert answer.own_fits and answer.own_cache and answer.files == {"adapter/weights": b"2"}
     assert os.environ["PROBES_CACHE"] == cache and not Path(answer.row["place"]).exists()
     assert answer.row["place"].startswith(str(tmp_path / "own"))
+    more = perform(replace(order, more=True))               # another cell will score the same fit
+    assert more.own_fits and (Path(more.row["place"]) / "adapter" / "weights").exists()
     unpack(answer.files, place)
     assert [p.name for p in place.rglob("*") if p.is_file()] == ["weights"]
     with pytest.raises(ValueError, match="leads out of the run folder"):

@@ -28,7 +28,9 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
     from ..studies import study as run
 
     if name == "findings":
-        given = dict(small=small, only=only, seeds=seeds, plot_only=plot_only, retry=retry, options=options)
+        given = dict(small=small, only=only, seeds=seeds, plot_only=plot_only, retry=retry, options=options,
+                     engine="" if engine == "sequential" else engine, address=address, keep=keep, engine_options=engine_options,
+                     detector="" if detector == "card" else detector)
         return _findings(out or "studies", [option for option, value in given.items() if value])
     done = run(name, out, small, engine, address, only, seeds, plot_only, retry, keep, options, detector, device,
                engine_options)

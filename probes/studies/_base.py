@@ -57,6 +57,11 @@ class Cell:
         return _digest([dict(self.fit), dict(self.tags)])
 
     @property
+    def measured(self) -> str:
+        """The same for cells that are one fit, whatever they are called and whichever controls stand beside it."""
+        return _digest([{k: v for k, v in self.fit.items() if k != "controls"}])
+
+    @property
     def place(self) -> str:
         """The name of the folder in which its fit lies: the key, or of cells that share a fit one for all of them."""
         if not self.sampled_by:

@@ -5,6 +5,7 @@ Measured ones are known by what they are of, the generator's fingerprint and the
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import generators
@@ -65,12 +66,16 @@ class Distances:
         from ..frechet import measure
 
         if generator not in self._keys:
-            built = generators.load(generator)
-            images = built.driven_by == "images"        # draws nothing by itself
-            key = self._keys[generator] = None if images else f"{built.fingerprint}:{self.detector.digest}"
-            if key is not None and key not in self.known:
-                self.known[key] = dict(generator=generator, **measure(built, self.detector))
-                write_text_atomically(self.path, json.dumps(self.known, indent=2) + "\n")
+            self._keys[generator] = None
+            try:
+                built = generators.load(generator)
+                key = None if built.driven_by == "images" else f"{built.fingerprint}:{self.detector.digest}"   # draws nothing
+                if key is not None and key not in self.known:
+                    self.known[key] = dict(generator=generator, **measure(built, self.detector))
+                    write_text_atomically(self.path, json.dumps(self.known, indent=2) + "\n")
+                self._keys[generator] = key
+            except ValueError as error:         # of this generator alone: its fits are rows all the same
+                warnings.warn(f"{generator} has no Fréchet distance: {error}", UserWarning, stacklevel=2)
         key = self._keys[generator]
         if key is None:
             return {}

@@ -64,6 +64,8 @@ class Fid(Study):
             rising = [family for family, r in rho.items() if family != POOLED and r.value > 0]
             line = f"{intrinsic} ρ = {pooled}" + (f" (in {', '.join(rising)} it rises with the distance)" if rising else "")
             (held if pooled.high < 0 and pooled.p < _SURE and not rising else lost).append(line)
+        if bare := values([r for r in rows if not _known(r)], "generator"):
+            dropped.append(f"{', '.join(bare)} (no Fréchet distance by this detector)")
         verdict = decide(held, lost, dropped, f"fewer than {_ENOUGH} generators have both a Fréchet distance and a skill.",
                          "The lower the distance, the higher the skill: ", "The rule does not hold for ")
         if lost and held:

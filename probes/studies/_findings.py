@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._run_folder import claimed
 from ._base import Row, Study, StudyError, finished
 from ._folder import open_folder
 from ._page import _listed, _span, table
@@ -94,12 +93,7 @@ def read_report(folder: Path) -> Report:
         raise StudyError(f"folder: {folder / 'study.json'} is no study's ({type(error).__name__}: {error}); move that folder "
                          "away") from error
     study = get_study(name)
-    opened, rows_file = open_folder(folder, study, request), folder / "rows.csv"
-    if rows_file.exists() and not rows_file.read_bytes().endswith(b"\n"):
-        with claimed(folder):               # what a kill tore is cut off, unless the study is running
-            rows = opened.rows()
-    else:
-        rows = opened.rows()
+    rows = open_folder(folder, study, request).rows(mend=False)        # the study may be running
     done = finished(rows)
     verdict = judge(study, done, Asked(grid(study, small, options=options), small))
     return Report(folder, study, small, options, rows, verdict, bool(done) and study.verdict(done).kind == KINDS[0])

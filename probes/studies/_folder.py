@@ -41,8 +41,9 @@ class Folder:
         self.path, self.study, self.columns = path, study, columns(study)
         self.fits, self._file = path / "fits", path / "rows.csv"
 
-    def rows(self) -> list[Row]:
-        """Every row that was written whole. A last line that a kill tore is cut off.
+    def rows(self, mend: bool = True) -> list[Row]:
+        """Every row that was written whole. A last line that a kill tore is left out, and cut off where the file is to be
+        mended, which is for whoever has claimed the folder.
 
         Raises StudyError where another line is damaged, where two are of the same fit, or the columns are not this version's.
         """
@@ -50,7 +51,7 @@ class Folder:
             return []
         raw = self._file.read_bytes()
         whole = raw[:raw.rfind(b"\n") + 1]
-        if whole != raw:
+        if whole != raw and mend:
             write_text_atomically(self._file, whole.decode(errors="replace"))
         lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
         if not lines:

@@ -76,9 +76,11 @@ class Methods(Study):
                                   None if speed is None else f"{speed:.3g}", None if memory is None else f"{memory:,.0f}"))
         return "\n\n".join([
             table(["generator", "intrinsic", "method", "parameters", "skill", "steps/s", "peak MiB"], lines),
-            "Every fit ran in a process of its own; its peak memory has the libraries in it. `pixels` sees the drawn picture "
-            "only and has as many parameters as the LoRA: what it reaches, the picture shows. `encoder` sees the picture only, "
-            "too, through a network that learnt from pictures alone; `encoder, random` is the same on weights that did not."])
+            "Every fit ran in a process of its own. Peak memory is while it trained: on a CPU the process's, with its "
+            "libraries; on a GPU what was allocated there. Of a method that trains nothing it is the process's, over all of "
+            "it. `pixels` sees the drawn picture only and has as many parameters as the LoRA: what it reaches, the picture "
+            "shows. `encoder` sees the picture only, too, through a network that learnt from pictures alone; `encoder, random` "
+            "is the same on weights that did not."])
 
 
 def _methods(rows: Sequence[Row], generator: str) -> dict[str, list[Point]]:

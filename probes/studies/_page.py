@@ -28,7 +28,7 @@ def compose(study: Study, rows: Sequence[Row], done: Sequence[Row], verdict: Ver
         lines = [f"- {_called(r)}: {r['failure']}" for r in failed[:_SHOWN]]
         more = [f"- and {len(failed) - _SHOWN} more, in rows.csv"] if len(failed) > _SHOWN else []
         parts += ["## Failed", "\n".join([*lines, *more]),
-                  f"`{_command(study, asked)} --retry true` tries them again."]
+                  "The same command, with the same `--out`, and `--retry true` tries them again."]
     return "\n\n".join(parts) + "\n"
 
 

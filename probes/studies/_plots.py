@@ -76,7 +76,7 @@ def _panels(figure: Figure, count: int) -> list[Axes]:
 
 
 def curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, label: str, marks: Sequence[float] = (),
-           base: int = 2, note: Mapping[str, Point] | None = None) -> bytes:
+           base: int = 2, levels: Mapping[str, Point] | None = None, level: str = "") -> bytes:
     """Skill over a number, one panel a key, one line a group.
 
     Args:
@@ -85,7 +85,8 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, label: s
         label: of that axis
         marks: numbers that the paper names, as dashed lines
         base: of the logarithm
-        note: {group: point} drawn as a level line, such as a single step's
+        levels: {title: point} of panels that have a level line, such as a single step's
+        level: what that is
     """
     groups = list(dict.fromkeys(g for lines in panels.values() for g in lines))
 
@@ -100,9 +101,9 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, label: s
                 axes.plot(at, [p.value for p in found], label=group, lw=1.6, **look)
             for mark in marks:
                 axes.axvline(mark, color="#59616a", lw=1, ls="--")
-            for text, p in (note or {}).items():
+            if (p := (levels or {}).get(title)) is not None:
                 axes.axhspan(p.low, p.high, color="#59616a", alpha=0.18, lw=0)
-                axes.axhline(p.value, color="#59616a", lw=1.4, ls=":", label=text)
+                axes.axhline(p.value, color="#59616a", lw=1.4, ls=":", label=level)
             ticks = sorted({p.at[x] for found in lines.values() for p in found})
             axes.set_xticks(ticks[::max(1, ceil(len(ticks) / 6))], minor=False)
             axes.set_xticks([], minor=True)
@@ -276,7 +277,8 @@ def scatter(panels: Mapping[str, Mapping[str, Sequence[tuple[float, Point]]]], l
                         axes.annotate(f"{p.value:.1f}".replace("-", "−"), (x, v), (0, 6), textcoords="offset points",
                                       ha="center", fontsize=8, color=look["color"])
             axes.axhline(0, color="#59616a", lw=1)
-            axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(reach) * 0.8 <= t <= max(reach) * 1.25])
+            axes.set_xticks([t for t in (f * 10.0 ** e for e in range(-2, 5) for f in (1, 2, 5))
+                             if min(reach) * 0.8 <= t <= max(reach) * 1.25])
             axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_title(titles[key])

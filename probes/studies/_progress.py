@@ -49,7 +49,7 @@ class Progress:
         """Counts a row."""
         self.missing.pop(row["key"], None)
         self.failed += row["status"] != "ok"
-        self._spent += row["wall_seconds"] or 0.0
+        self._spent += row.get("wall_seconds") or 0.0       # a fit whose process was lost has none
         if row["status"] == "ok":
             self.seconds.append((_kind(row), row["wall_seconds"]))
         if self._bar:

@@ -60,7 +60,7 @@ class Random(Study):
             (held if own.low > max(p.high for p in rivals) and own.value > 0 else lost).append(name)
         verdict = decide(held, lost, dropped, "no generator has both its own skill and those of all its untrained networks.",
                          "The trained network is above every untrained one on ",
-                         "An untrained network comes as far as the trained one on ")
+                         "The trained network's interval is not wholly above every untrained one's on ")
         if verdict.kind == "not reproduced" and held:
             return Verdict(verdict.kind, f"{verdict.reason} Not so on {'; '.join(held)}.")
         if verdict.kind == "reproduced":

@@ -90,7 +90,7 @@ def share_verdict(cases: Sequence[Case], kept: float, needed: str) -> Verdict:
             dropped.append(f"{line}, neither above 0")
         elif few is many:
             held.append(line)
-        elif few.value <= 0 or few.high < kept * many.low:
+        elif few.high < kept * many.low:
             lost.append(line)
         elif few.low >= kept * many.high:
             held.append(line)

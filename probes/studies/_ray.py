@@ -102,9 +102,10 @@ class Ray(Engine):
                 later = [entry for entry in later if entry not in due]
                 queue.extend(entry[1:] for entry in due)
                 room = self._room(ray, gpus)
-                while queue and len(running) < room:
-                    cell, lost = queue.popleft()
-                    order = Order(cell, work, token, max(1, floor(self.cpus)), os.getcwd(), modules, self.keep)
+                while len(running) < room and (entry := _next(queue, {cell.place for cell, _ in running.values()})):
+                    cell, lost = entry
+                    more = any(other.place == cell.place for other, _ in queue)
+                    order = Order(cell, work, token, max(1, floor(self.cpus)), os.getcwd(), modules, self.keep, more)
                     running[task.remote(_path(), __version__, ray.cloudpickle.dumps(order))] = cell, lost
                 if not running:
                     time.sleep(0.1)
@@ -187,6 +188,15 @@ class Ray(Engine):
                 raise StudyError(f"engine_options: no machine has {wanted} for a fit, there are {there}; ask for less")
             self._once(f"no machine of the cluster has {wanted} for a fit (there are {there}); waiting for one that has")
         return sum(slots) + len(nodes)
+
+
+def _next(queue: deque[tuple[Cell, int]], taken: set[str]) -> tuple[Cell, int] | None:
+    """Takes the first cell out of the queue whose fit nobody is at: cells may share one."""
+    for entry in queue:
+        if entry[0].place not in taken:
+            queue.remove(entry)
+            return entry
+    return None
 
 
 def _entrance() -> Callable[[list[str], str, bytes], Any]:

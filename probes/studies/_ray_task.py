@@ -59,6 +59,7 @@ class Order:
         folder: the caller's working folder, from which relative names of a cell are meant
         modules: in which the caller registered teachers, data, methods, intrinsics of its own
         keep: bring the finished run folder back where it is made elsewhere
+        more: further cells will want the same fit
     """
 
     cell: Cell
@@ -68,6 +69,7 @@ class Order:
     folder: str
     modules: tuple[str, ...] = ()
     keep: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def perform(order: Order) -> Answer:
             row = work(order.cell)
             if own_fits:
                 files = _files(place) if order.keep else None
-                shutil.rmtree(place, ignore_errors=True)
+                if not order.more:
+                    shutil.rmtree(place, ignore_errors=True)
     except Timeout:
         pass
     except OutputError as full:

@@ -84,7 +84,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
     if plot_only:
         small, options, detector = _begun_with(folder, small, options, detector)
-    options = dict(options or {})
+    options = _plain(options)
     if own := sorted(set(options) & set(_OWN)):
         raise StudyError(f"options: {', '.join(own)} of a fit is the study's own to say; choose cells with only, and how many "
                          "seeds with seeds")
@@ -94,7 +94,8 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     for name in options:
         if name not in known:
             raise unknown("options", name, known)
-    wanted, whole = grid(chosen, small, only, seeds, options), grid(chosen, small, None, seeds, options)
+    wanted = grid(chosen, small, only, seeds, options)
+    whole = grid(chosen, small, None, max(seeds or 0, chosen.seeds[0 if small else 1]), options)
     if isinstance(engine, Engine) and (address or engine_options):
         raise StudyError("engine: address and engine_options are for an engine by its name; give them to the engine itself")
     runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated, engine_options)
@@ -125,6 +126,14 @@ def _begun_with(folder: Path, small: bool, options: Mapping[str, Any] | None, de
         return small, options, detector     # no study's: opening it says so
 
 
+def _plain(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As they will be read back from study.json. Raises StudyError for what JSON cannot say."""
+    try:
+        return json.loads(json.dumps(dict(options or {})))
+    except TypeError as error:
+        raise StudyError(f"options: expected numbers, words, lists and dictionaries ({error})") from error
+
+
 def grid(study: Study, small: bool = False, only: str | Sequence[str] | None = None, seeds: int | None = None,
          options: Mapping[str, Any] | None = None) -> list[Cell]:
     """The cells of a study with their seeds, those that `only` names. Raises StudyError where none is left."""
@@ -137,7 +146,12 @@ def grid(study: Study, small: bool = False, only: str | Sequence[str] | None = N
     if len({cell.key for cell in cells}) < len(cells):
         raise StudyError(f"study: {study.name} asks for the same fit twice; give its cells tags that tell them apart, or "
                          "leave out of options what the grid varies")
-    chosen = [cell for cell in cells if _named(cell, _wishes(only, cells))]
+    as_it_is = [cell.at_seed(seed) for seed in range(seeds) for cell in study.cells(small)]
+    if len({cell.measured for cell in cells}) < len({cell.measured for cell in as_it_is}):
+        raise StudyError(f"options: {', '.join(options or ())} would make one fit of what {study.name} tells apart; leave out "
+                         "what the grid varies")
+    wishes = _wishes(only, cells)
+    chosen = [cell for cell in cells if _named(cell, wishes)]
     if not chosen:
         raise StudyError(f"only: none of the {len(cells)} cells of {study.name} has {only!r}; {_offer(cells)}")
     return chosen
@@ -152,6 +166,8 @@ def _wishes(only: str | Sequence[str] | None, cells: Sequence[Cell]) -> dict[str
             raise StudyError(f"only: expected NAME=VALUE, got {part!r}; {_offer(cells)}")
         if name not in known:
             raise unknown("only", name, known)
+        if not any(str(cell.labels.get(name)) == value for cell in cells):
+            raise StudyError(f"only: none of the {len(cells)} cells has {part!r}; {_offer(cells)}")
         wishes.setdefault(name, set()).add(value)
     return wishes
 

@@ -62,7 +62,7 @@ class Sites(Study):
                 elif all(p.value <= 0 for p in (own, *at.values())):
                     dropped.append(f"{name} {own}, no scope above 0")
                 elif own.value <= 0:
-                    better.append(f"{name} {own}, against {max(at.values(), key=lambda p: p.value)}")
+                    dropped.append(f"{name} {own}, not above 0, and no other scope clearly better")
                 elif unsure:
                     dropped.append(f"{name} {own}, whose interval does not tell it from {', '.join(unsure)}")
                 else:

@@ -12,15 +12,17 @@ from ._base import Cell, Row
 def stale(rows: Sequence[Row], cells: Sequence[Cell]) -> dict[str, tuple[str, tuple[str, str]]]:
     """{key: (generator, (fingerprint then, now))} of the cells' finished rows whose generator is another now.
 
-    Untrained networks are left out, which are drawn from the architecture of the trained one, and so are generators that
-    cannot be loaded at this moment: their rows are all there is.
+    An untrained network is another if its architecture is, a crossed one also if the trained generator is, whose latents and
+    targets it has. Generators that cannot be loaded at this moment are left out: their rows are all there is.
     """
     asked, now, found = {cell.key: cell for cell in cells}, {}, {}
     for row in rows:
         cell, then = asked.get(row["key"]), row["fingerprint"]
-        if cell is None or row["status"] != "ok" or not then or row["weights"] != "pretrained":
+        if cell is None or row["status"] != "ok" or not then:
             continue
-        name, options = cell.fit["generator"], dict(cell.fit.get("generator_options") or {})
+        name = cell.fit["generator"]
+        options = {k: v for k, v in (cell.fit.get("generator_options") or {}).items() if k not in cell.sampled_by}
+        options["weights"] = row["weights"]
         which = json.dumps([name, options], sort_keys=True)
         if which not in now:
             now[which] = _fingerprint(name, options)
@@ -31,6 +33,6 @@ def stale(rows: Sequence[Row], cells: Sequence[Cell]) -> dict[str, tuple[str, tu
 
 def _fingerprint(name: str, options: dict) -> str | None:
     try:
-        return generators.load(name, "pretrained", "cpu", **options).fingerprint
+        return generators.load(name, device="cpu", **options).fingerprint
     except (ValueError, OSError, RuntimeError):
         return None

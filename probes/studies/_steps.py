@@ -38,9 +38,9 @@ class Steps(Study):
 
     def plot(self, rows: Sequence[Row]) -> bytes:
         found = _settings(rows)
-        single = {f"{_SINGLE}, {i}" if len(found) > 1 else _SINGLE: own for i, (own, _) in found.items() if own is not None}
+        single = {i: own for i, (own, _) in found.items() if own is not None}
         return curves({i: lines for i, (_, lines) in found.items()}, "sampling_steps", "sampling steps (the paper's: 25)",
-                      marks=(25,), note=single)
+                      marks=(25,), levels=single, level=_SINGLE)
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
         held, lost, dropped = [], [], []

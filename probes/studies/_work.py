@@ -40,8 +40,7 @@ class Work:
         return {**self._asked(cell), "status": "failed", "failure": f"{type(error).__name__}: {error}"}
 
     def _asked(self, cell: Cell) -> Row:
-        asked = {k: v for k, v in cell.labels.items() if k not in ("learning_rate", "batch", "evaluate", "prompt", "encoding")}
-        return {**asked, "key": cell.key, "study": self.study, **_level(str(cell.fit["generator"]))}
+        return {**cell.labels, "key": cell.key, "study": self.study, **_level(str(cell.fit["generator"]))}
 
     def clear(self, place: str) -> None:
         """Removes a fit's folder; its rows have all that the study needs."""
