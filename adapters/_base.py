@@ -155,7 +155,12 @@ class Adapter(ABC):
 def names_on(generator: Generator) -> set[str]:
     """The names of all adapters on a generator."""
     layers = {n for m in generator.network.modules() if isinstance(m, BaseTunerLayer) for n in m.lora_A}
-    return layers | {adapter.name for adapter in _LIVING.get(generator.network, ())}
+    return layers | {adapter.name for adapter in living(generator)}
+
+
+def living(generator: Generator) -> set[Adapter]:
+    """All adapters on a generator that somebody holds."""
+    return set(_LIVING.get(generator.network, ()))
 
 
 def disable_all(generator: Generator) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from generators import Generator, State
 
 from ._base import Adapter
-from ._encoder_files import read_encoder
+from ._encoder_files import EMBEDDED, read_encoder
 from ._methods import Method, register_method
 
 LEAST = 14          # patches along the shorter side, where the encoder was trained on so many: DINOv2's at 196 px
@@ -63,7 +64,9 @@ class Encoder(Adapter):
                              "encoder's own")
         self._encoder = read_encoder(str(model), int(number or 0) if kind == "random" else None)
         super().__init__(generator, name, prompt)
-        self._chosen = dict(model=str(model), weights=weights, patches=patches)
+        place = Path(str(model)).expanduser()
+        kept = str(place.resolve()) if str(model) not in EMBEDDED and place.is_dir() else str(model)
+        self._chosen = dict(model=kept, weights=weights, patches=patches)
         self._scale = dict(rank=rank, alpha=float(rank if alpha is None else alpha))
         self.network = self._encoder.network
         sites = attention_sites(self.network)

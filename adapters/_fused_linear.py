@@ -4,7 +4,8 @@ o = W a + s W_u W_l a of N positions costs little arithmetic and much memory tra
 [N, out] for the product, the scaling and the sum, and for each again on the way back, and a 16-bit base's activations are
 brought to float32 before. Here W_u's product is accumulated onto W a in place, and so is its part of the input's gradient; kept
 for the backward pass are the input and W_l a, [N, rank]. Weights, files and the switching of adapters are PEFT's own, and so is
-the pass wherever this one would say something else.
+the pass wherever this one would say something else; on a 16-bit base W_u W_l a is computed in 16 bits, within its rounding of
+PEFT's float32.
 """
 from __future__ import annotations
 

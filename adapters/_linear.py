@@ -8,6 +8,7 @@ whose features differ a hundredfold in size. No gradient enters the generator.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -113,7 +114,7 @@ class Linear(Adapter):
 def _chosen(sites: list[str], layers: str | int) -> list[str]:
     if layers == "all":
         return sites
-    number = int(layers) if str(layers).lstrip("-").isdigit() and not isinstance(layers, bool) else None
+    number = int(layers) if re.fullmatch("-?[0-9]+", str(layers)) else None
     if number is not None or isinstance(layers, Integral) and not isinstance(layers, bool):
         if not -len(sites) <= number < len(sites):
             raise ValueError(f"layers: expected a number in {-len(sites)} … {len(sites) - 1}, got {layers}; the layers are "

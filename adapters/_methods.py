@@ -12,7 +12,7 @@ from typing import Any
 from generators import Generator
 from generators._names import unknown
 
-from ._base import Adapter
+from ._base import Adapter, living
 from ._edit import Edit, Visii
 from ._full import Full
 from ._linear import Linear
@@ -114,7 +114,13 @@ def build(method: str, generator: Generator, name: str, prompt: str | None = Non
     """
     found = check_method(method, options, {})
     own = {k: v for k, v in shared.items() if k in found.shared and v is not None}
-    return found.build(generator, name, prompt=prompt, **own, **(options or {}))
+    before = living(generator)
+    try:
+        return found.build(generator, name, prompt=prompt, **own, **(options or {}))
+    except BaseException:               # a traceback that somebody keeps would keep what is half made, and its name
+        for half in living(generator) - before:
+            Adapter.remove(half)
+        raise
 
 
 def _own_options(kind: Callable) -> tuple[str, ...]:

@@ -337,8 +337,8 @@ def _rebuilt(about: dict, weights: str, device: str) -> Generator:
     try:
         return generators.load(about["name"], weights, device, **about["options"])
     except (generators.UnknownNameError, FileNotFoundError) as error:
-        raise RunError(f"generator: this probe was fitted on {about['name']!r}, which is not to be found here; build that "
-                       "generator and pass it with generator=") from error
+        raise RunError(f"generator: this probe was fitted on {about['name']!r}, which is not to be found here ({error}); build "
+                       "that generator and pass it with generator=") from error
 
 
 def free_name(generator: Generator, wanted: str) -> str:

@@ -34,7 +34,8 @@ def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, i
         "data": None if images is None else dict(name=images.name, fingerprint=images.fingerprint, world=images.world),
         "method": dict(name=settings.method, rank=settings.rank, alpha=settings.alpha, scope=settings.scope,
                        sites=adapter.site_names, parameters=adapter.size, prompt=adapter.prompt,
-                       **(dict(options=settings.method_options) if settings.method_options else {})),
+                       **(dict(options={k: adapter.options.get(k, v) for k, v in settings.method_options.items()})
+                          if settings.method_options else {})),
         "bank": dict(first_seed=request.first_seed, samples=settings.samples, classes=settings.classes,
                      key=request.key),
         "training": dict(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate,

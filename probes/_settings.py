@@ -76,6 +76,8 @@ def check_arguments(method: str, method_options: dict[str, Any] | None, rank: in
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    if alpha is not None and not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha: expected a positive number, got {alpha}; leave it out for the rank, as in the paper")
     if learning_rate is not None and not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}; leave it out for the "
                          "generator's own")

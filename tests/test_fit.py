@@ -225,7 +225,8 @@ def test_a_generator_of_the_users_own(tmp_path):
     (dict(scope="affin"), "has no scope"),
     (dict(rank=0), "rank: expected at least 1"),
     (dict(steps=0), "steps: expected at least 1"),
-    (dict(learning_rate=-1.0), "learning_rate"),
+    (dict(learning_rate=-1.0), "learning_rate"), (dict(alpha=0.0), "alpha: expected a positive number"),
+    (dict(alpha=float("nan")), "alpha: expected a positive number"),
     (dict(evaluate=-1), "evaluate"),
     (dict(prompt="shading"), "prompt: stylegan2-scenes reads no text; leave prompt out"),
 ])

@@ -7,6 +7,7 @@ import torch
 from methods import KINDS, METHODS, Shelf, build, drawn, emitted, fit, loss
 
 import adapters
+from adapters._base import names_on
 
 # LoRA's variants where its layers are all Linear and quick; the others everywhere.
 TABLE = [(family, name) for family in KINDS for name in METHODS
@@ -100,6 +101,14 @@ def test_lora_sizes_of_convolutions_are_counted(made):
     lora = adapters.attach(generator, "convolutions", "decoder", rank=3)
     assert adapters.lora_size(generator, "decoder", 3) == lora.size
     adapters.detach(lora)
+
+
+def test_what_could_not_be_made_leaves_its_name(made):
+    generator, _ = made("stylegan2")
+    with pytest.raises(ValueError, match="layers") as kept:         # and with it the traceback
+        adapters.build("linear", generator, "x", options=dict(layers="nothing"))
+    assert "x" not in names_on(generator) and kept.value is not None
+    adapters.detach(adapters.build("offset", generator, "x"))
 
 
 def test_blocks_do_not_nest(made):

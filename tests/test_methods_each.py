@@ -111,6 +111,8 @@ def test_linear_on_one_layer_by_name_or_number(made):
     assert adapters.build("linear", generator, "c", options=dict(layers="-1")).site_names == [sites[-1]]
     with pytest.raises(ValueError, match="layers: expected a number in -7 … 6, got 7"):
         adapters.build("linear", generator, "d", options=dict(layers=7))
+    with pytest.raises(ValueError, match="layers: unknown name '--1'"):
+        adapters.build("linear", generator, "d", options=dict(layers="--1"))
     with pytest.raises(ValueError, match="layers.*did you mean 'synthesis.b8.conv1'"):
         adapters.build("linear", generator, "d", options=dict(layers="synthesis.b8.conv2"))
     multi = FAMILIES["stable-diffusion-multi"][0]()

@@ -237,6 +237,15 @@ def test_through_fit(folder, tmp_path):
         probes.fit(generator, out=str(tmp_path / "x"), scope="affine", **about, **SMALL)
 
 
+def test_a_folder_is_known_by_its_whole_path(folder, tmp_path, monkeypatch):
+    generator = FAMILIES["stylegan2"][0]()
+    monkeypatch.chdir(folder.parent)
+    probes.fit(generator, out=str(tmp_path / "run"), method="encoder", method_options=dict(model=folder.name, patches=4),
+               controls=[], **SMALL)
+    monkeypatch.chdir(tmp_path)
+    assert probes.load(tmp_path / "run", generator).adapter.options == dict(model=str(folder.resolve()), patches=4)
+
+
 def test_the_embedded_one(made):
     generator, pairs = made
     adapter = adapters.build("encoder", generator, "a", rank=8)

@@ -188,6 +188,7 @@ def test_damaged_weights(damage, folder):
 @pytest.mark.parametrize("part, name, changes, message", [
     ("", "model_index", {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},
      "FluxPipeline, which has a transformer"),
+    ("", "model_index", {"_class_name": "MarigoldDepthPipeline"}, "reads the image's latent before the noisy one.*marigold:"),
     ("", "model_index", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is a UNet3DConditionModel, expected a UNet2D"),
     ("vae", "config", {"_class_name": "AsymmetricAutoencoderKL"}, "vae is a AsymmetricAutoencoderKL, expected a AutoencoderKL"),
     ("unet", "config", {"in_channels": 9}, "takes 9 channels, expected the latent's 4.*inpainting"),

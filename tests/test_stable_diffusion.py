@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, states
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import SMALL
 
 import adapters
@@ -186,6 +187,25 @@ def test_a_first_convolution_is_widened_once(generator):
     for late in ("doubled", "own", "nowhere/instruct-pix2pix"):
         with pytest.raises(ValueError, match=r"conv_in: the U-Net of tiny takes 8 channels already \(conv_in='random:7'\)"):
             StableDiffusion("tiny", generator.network, conv_in=late, **options)
+
+
+def test_a_first_convolution_of_a_file_is_known_by_its_whole_path(generator, tmp_path, monkeypatch):
+    unet = generator.network.unet.conv_in
+    file = tmp_path / "ip2p.safetensors"
+    save_file({"conv_in.weight": unet.weight.repeat(1, 2, 1, 1), "conv_in.bias": unet.bias.clone()}, file)
+    monkeypatch.chdir(tmp_path)
+    made = StableDiffusion("tiny", generator.network, mode="multi", conv_in="ip2p.safetensors", steps=2, world="scenes")
+    assert made.options["conv_in"] == str(file)
+    again = StableDiffusion("tiny", generator.network, mode="multi", conv_in=str(file), steps=2, world="scenes")
+    assert again.options["conv_in"] == str(file)
+    for wrong in ("random", "timbrooks/instruct-pix2pix"):
+        with pytest.raises(FileNotFoundError, match="conv_in: .* is neither 'doubled', nor 'random:SEED', nor the path"):
+            StableDiffusion("tiny", FAMILIES["stable-diffusion"][0]().network, mode="multi", conv_in=wrong, world="scenes")
+
+
+def test_the_halves_of_a_random_first_convolution_are_not_alike(multi):
+    both = multi.randomised(0).network.unet.conv_in.weight.flatten(2).transpose(0, 1).flatten(1)
+    assert torch.corrcoef(torch.stack([both[:4].flatten(), both[4:].flatten()]))[0, 1].abs() < 0.1
 
 
 def test_a_unet_of_two_latents_has_its_own(generator):

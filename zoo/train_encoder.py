@@ -277,10 +277,11 @@ def main(data: str, out: str, steps: int = 1200, recipe: Recipe = Recipe(), devi
     encoder = average.module.encoder.eval()
     card = dict(name="scenes", version="1", objective="masked autoencoder, no label", recipe=asdict(recipe), steps=steps,
                 images=steps * recipe.batch, minutes=round(seconds / 60, 1), hardware=hardware(where), torch=torch.__version__,
-                data=store.manifest, licence="Apache-2.0", loss=curve[-1][1], curve=curve[::10],
+                data=store.manifest, licence="Apache-2.0", loss=curve[-1][1], curve=curve,
                 parameters=sum(p.numel() for p in encoder.parameters()))
     save_encoder(encoder, folder)
-    card["linear_readout"] = readouts(encoder.cpu(), recipe, train_scenes, test_scenes)
+    encoder = encoder.cpu().half().float()          # as it was written
+    card["linear_readout"] = readouts(encoder, recipe, train_scenes, test_scenes)
     with atomic(folder / "card.json") as path:
         path.write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card["linear_readout"], indent=2))

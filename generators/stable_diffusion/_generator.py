@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class StableDiffusion(Generator):
             raise ValueError(f"timestep: expected 0 … {trained - 1}, got {timestep!r}")
         super().__init__(name, network, resolution, **about)
         self.mode, self.timestep, self.precision, self.checkpointing = mode, timestep, precision, checkpointing
+        tokenizer = str(Path(tokenizer).resolve()) if tokenizer else None      # a probe may be loaded from elsewhere
         # `tokenizer` is a wish, to be recorded; the place in the configuration is where this machine keeps the checkpoint's.
         self.tokenizer, self._words = tokenizer, tokenizer or config.tokenizer or network.tokenizer
         self.multi = None
@@ -253,7 +255,8 @@ class StableDiffusion(Generator):
             setattr(network, part, getattr(self.network, part))
         options = self.options
         if self.multi is not None and options["conv_in"] != OWN:
-            options = {**options, "conv_in": f"random:{seed}"}
+            # Another seed: the first half was drawn from that stream, and the two would resemble each other.
+            options = {**options, "conv_in": f"random:{seed + 1}"}
         network.unet.to(self.device)
         return StableDiffusion(self.name, network, **options, world=self.world, weights=f"random:{seed}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -159,6 +160,8 @@ def conv_in_of(unet: nn.Module, conv_in: str | None, name: str) -> str:
 
     Raises ValueError where nothing was asked for and it is needed, or where something was and it comes too late.
     """
+    if conv_in not in (None, OWN, "doubled") and Path(conv_in).exists():
+        conv_in = str(Path(conv_in).resolve())          # a probe may be loaded from elsewhere
     channels, half = unet.conv_in.in_channels, unet.config.out_channels
     if channels == half:
         if conv_in is None or conv_in == OWN:
@@ -193,6 +196,9 @@ def widen(unet: nn.Module, conv_in: str, name: str) -> None:
     else:
         from ._read import read_conv_in
 
+        if not Path(conv_in).exists():
+            raise FileNotFoundError(f"conv_in: {conv_in!r:.200} is neither 'doubled', nor 'random:SEED', nor the path of an "
+                                    "InstructPix2Pix that is here (a diffusers folder, .safetensors or .ckpt; no hub id)")
         other = read_conv_in(conv_in)[0].to(weight)
         if other.shape[0] != len(weight) or other.shape[1] != 2 * half:
             raise ValueError(f"conv_in: {conv_in} has a first convolution of {list(other.shape)}, {name} needs "

@@ -36,7 +36,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 PUBLISHED = ("sd15", "sd21-base", "sd21", "sdxl")
 _CONFIGS = Path(__file__).parent / "configs"
 _INPUTS = {
-    8: "an image latent beside the noise, as InstructPix2Pix and Marigold do; pass concatenated=True for all of it, or take "
+    8: "an image latent beside the noise, as InstructPix2Pix does; pass concatenated=True for all of it, or take "
        "its conv_in alone with read_conv_in",
     9: "a mask and a masked image beside the noise: an inpainting model; give the model it was made from",
     5: "a depth map beside the noise: a depth-to-image model; give the model it was made from",

@@ -199,6 +199,9 @@ def _folder_config(folder: Path, tokenizer: str | os.PathLike | None, concatenat
         raise FileNotFoundError(f"{source}: no such folder; give one in diffusers' layout, with model_index.json.")
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     kind = str(index.get("_class_name", "model"))
+    if kind.startswith("Marigold"):
+        raise CheckpointError(f"{source}: a {kind:.60}, whose U-Net reads the image's latent before the noisy one; here they "
+                              f"are read the other way round, as InstructPix2Pix does. As a teacher it is marigold:{source}.")
     for extra, what in (("text_encoder_3", "three text encoders"), ("transformer", "a transformer for its U-Net"),
                         ("prior", "a prior"), ("controlnet", "a ControlNet")):
         listed = index.get(extra)
