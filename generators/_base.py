@@ -44,6 +44,7 @@ class Generator(ABC):
             [N, latent_layers, D] for [N, D]; 1 where it cannot
         sampled_by: the names of those `options` that say how images are sampled and nothing of what is learnt: a probe is the
             same under any of them, and so is the fingerprint
+        costs: the names of those `options` that change time and memory and nothing else
         recommended: what a fit takes where it is not told: pairs, steps, pairs a step, Adam's peak learning rate
     """
 
@@ -54,6 +55,7 @@ class Generator(ABC):
     latent_key: str | None = None
     latent_layers: int = 1
     sampled_by: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
     recommended: dict = dict(samples=4096, steps=3000, batch=8, learning_rate=0.01)
 
     def __init__(self, name: str, network: nn.Module, resolution: int, num_classes: int = 0,
@@ -218,8 +220,8 @@ class Generator(ABC):
         return {k: v for k, v in self.options.items() if k in self.sampled_by}
 
     def describe(self) -> dict:
-        """Architecture and options but how it is sampled, as plain JSON types: part of the fingerprint."""
-        return {k: v for k, v in self.options.items() if k not in self.sampled_by}
+        """Architecture and options but how it is sampled and what only costs, as plain JSON types: part of the fingerprint."""
+        return {k: v for k, v in self.options.items() if k not in (*self.sampled_by, *self.costs)}
 
 
 def check_truncation(truncation_psi: float) -> float:

@@ -278,7 +278,7 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     record = start_record(generator, intrinsic, teacher, images, adapter, settings, request)
     record["training"] |= dict(processes=processes.count, accumulate=manner.accumulate)
     probe = Probe(generator, adapter, intrinsic, record, source, teacher, images)
-    identity = hashlib.sha256(json.dumps([settings.of_the_weights(generator.sampled_by), bank.key, generator.fingerprint],
+    identity = hashlib.sha256(json.dumps([settings.of_the_weights(generator), bank.key, generator.fingerprint],
                                          sort_keys=True).encode()).hexdigest()
     processes.same("generator, pairs or settings", identity)
     try:

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from ._bank import Request
 from ._probe import RESULTS, Probe, RunError
-from ._settings import Settings, without
+from ._settings import Settings, learnt_with
 
 
 class claimed:
@@ -59,9 +59,9 @@ def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: 
         return False
     record = json.loads(path.read_text())
     request = record.get("request") or {}
-    sampled_by = pairs.generator.sampled_by
-    request = {**request, "generator_options": without(request.get("generator_options") or {}, sampled_by)}
-    changed = [k for k, v in settings.of_the_weights(sampled_by).items() if request.get(k) != v]
+    generator = pairs.generator
+    request = {**request, "generator_options": learnt_with(request.get("generator_options") or {}, generator)}
+    changed = [k for k, v in settings.of_the_weights(generator).items() if request.get(k) != v]
     if changed:
         raise RunError(f"out: {folder} holds a run with another {', '.join(changed)}; {_ADVICE}")
     if record["bank"]["key"] != pairs.key:

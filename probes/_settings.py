@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import adapters
+from generators import Generator
 from generators._names import unknown
 
 from ._controls import CLOSED_FORM, TRAINED
@@ -47,17 +48,17 @@ class Settings:
         """All of them, as probe.json keeps them."""
         return {k: v for k, v in self.__dict__.items() if v or k not in _LATER}
 
-    def of_the_weights(self, sampled_by: Sequence[str] = ()) -> dict:
-        """Those that the fitted weights depend on: all but how they are scored, and those options of the generator that are in
-        its `sampled_by`."""
+    def of_the_weights(self, generator: Generator) -> dict:
+        """Those that the fitted weights depend on: all but how they are scored, and those options of the generator that it has
+        as `sampled_by` or `costs`."""
         about = dict(self.as_dict(), mixed_precision=self.mixed_precision,
-                     generator_options=without(self.generator_options, sampled_by))
+                     generator_options=learnt_with(self.generator_options, generator))
         return {k: v for k, v in about.items() if k not in ("evaluate", "controls", "against")}
 
 
-def without(options: dict, names: Sequence[str]) -> dict:
-    """The options but those of these names."""
-    return {k: v for k, v in options.items() if k not in names}
+def learnt_with(options: dict, generator: Generator) -> dict:
+    """Those options of a generator that a fit depends on."""
+    return {k: v for k, v in options.items() if k not in (*generator.sampled_by, *generator.costs)}
 
 
 def check_arguments(method: str, method_options: dict[str, Any] | None, rank: int | None, alpha: float | None, scope: str,

@@ -44,6 +44,15 @@ def test_sampling_is_no_part_of_the_fingerprint_and_training_is():
     assert _stable_diffusion()().sampling == {}
 
 
+def test_what_only_costs_is_no_reason_to_fit_again(tmp_path, monkeypatch):
+    first = probes.fit(_stable_diffusion()(), **BUDGET, steps=3, out=str(tmp_path))
+    monkeypatch.setattr("probes._fit.train", lambda *given, **more: pytest.fail("fitted again"))
+    spare = _stable_diffusion(checkpointing=True)()
+    again = probes.fit(spare, **BUDGET, steps=3, out=str(tmp_path))
+    assert spare.options["checkpointing"] and spare.fingerprint == first.generator.fingerprint
+    assert again.last_evaluation.metrics == first.last_evaluation.metrics
+
+
 def test_maps_of_another_way_of_sampling_are_made_again(tmp_path):
     from probes._photos import _made_by
 

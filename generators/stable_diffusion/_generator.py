@@ -61,6 +61,7 @@ class StableDiffusion(Generator):
     output_space = "latents"
     reads_text = True
     sampled_by = ("steps", "guidance", "rescale")
+    costs = ("checkpointing",)
     latent_key = "latent"
     body = ("unet",)
 
@@ -275,7 +276,7 @@ class StableDiffusion(Generator):
         return own if self.multi is None else {**own, **self.multi.options}
 
     def describe(self) -> dict:
-        decides = {k: v for k, v in super().describe().items() if k not in ("checkpointing", "tokenizer", "conv_in")}
+        decides = {k: v for k, v in super().describe().items() if k not in ("tokenizer", "conv_in")}
         return {**self.network.config.to_dict(), **decides}
 
     @property
