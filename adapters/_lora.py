@@ -227,7 +227,8 @@ def detach(adapter: Adapter) -> None:
 
 
 def chosen_sites(generator: Generator, scope: str = "auto", sites: Sequence[str] | None = None) -> list[str]:
-    """The sites of a scope, or those given; raises ValueError where there are none, or no such modules."""
+    """The sites of a scope, or those given; raises ValueError where there are none, no such modules, or some that only the
+    frozen prefix runs."""
     scope = generator.scopes[0] if scope == "auto" else scope
     sites = list(sites) if sites is not None else generator.sites(scope)
     modules = dict(generator.network.named_modules())
@@ -235,6 +236,13 @@ def chosen_sites(generator: Generator, scope: str = "auto", sites: Sequence[str]
     if missing or not sites:
         raise ValueError(f"sites: {generator.name} has no module {missing[0]!r}" if missing else
                          f"sites: scope {scope!r} of {generator.name} is empty")
+    try:
+        body = generator.body
+    except ValueError:              # a generator need not say
+        return sites
+    if idle := [s for s in sites if not any(not part or s == part or s.startswith(f"{part}.") for part in body)]:
+        raise ValueError(f"sites: {idle[0]} is no part of what {generator.name} draws with ({', '.join(body)}), so training "
+                         "would not reach it; choose sites within that")
     return sites
 
 

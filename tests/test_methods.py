@@ -111,6 +111,16 @@ def test_what_could_not_be_made_leaves_its_name(made):
     adapters.detach(adapters.build("offset", generator, "x"))
 
 
+@pytest.mark.parametrize(("family", "site"), [("stylegan2", "mapping.fc0"), ("stable-diffusion", "vae.quant_conv")])
+def test_sites_that_only_the_prefix_runs_are_refused(family, site, made):
+    generator, _ = made(family)
+    assert generator.network.get_submodule(site) is not None
+    with pytest.raises(ValueError, match=rf"sites: {site} is no part of what {generator.name} draws with .*choose sites"):
+        adapters.attach(generator, "x", sites=[site])
+    with pytest.raises(ValueError, match="sites: .* has no module 'nowhere'"):
+        adapters.attach(generator, "x", sites=["nowhere"])
+
+
 def test_blocks_do_not_nest(made):
     generator, pairs = made("stylegan2")
     first, second = build(generator, "lora", as_="first"), build(generator, "full", as_="second")
