@@ -122,7 +122,7 @@ def intrinsics() -> dict[str, Intrinsic]:
 
 register_intrinsic(Intrinsic(
     "normal", 3, lambda x, o: x, lambda x, o: F.normalize(x, dim=1), cosine_l1, "normal-per-image",
-    "unit vectors; x right, y down, z forward, towards the viewer", prompt="surface normal"))
+    "unit vectors turned towards the viewer; axes x right, y down, z forward", prompt="surface normal"))
 register_intrinsic(Intrinsic(
     "depth", 1, _depth.encode, _depth.decode, F.mse_loss, "depth-metric",
     "z-depth in metres, or relative: the encoding says which (see `probes._depth`)", dict(_depth.OPTIONS), prompt="depth map"))
