@@ -94,9 +94,9 @@ class Adapter(ABC):
         """Of `forward` and `regress`, and so of the loss: "pixels" or "latents"."""
         return self.generator.output_space
 
-    def calibrate(self, state: State) -> None:  # noqa: B027 (most have nothing to measure)
-        """Called once before the first step, with the first states of the bank, the same in every process and after every
-        interruption."""
+    def calibrate(self, state: State, target: Tensor) -> None:  # noqa: B027 (most have nothing to measure)
+        """Called before the first step, and before what an interrupted fit left is restored, with the first pairs of the bank
+        in `output_space`, the same in every process: what is not trained is measured here, and first values may be set."""
 
     def forward(self, state: State) -> Tensor:
         """state -> prediction, in `output_space`; within `active` only."""

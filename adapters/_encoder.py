@@ -175,4 +175,4 @@ def _hexadecimal(digest: Tensor) -> str:
 # The learning rate of `full` on stylegan2-scenes; not from a grid of its own, as the others' are.
 register_method(Method("encoder", "a self-supervised encoder that sees the picture, LoRA and a linear head on it (model: "
                        "scenes, a folder or a name on the hub; weights, patches)", Encoder, ("model", "weights", "patches"),
-                       ("rank", "alpha", "seed"), learning_rate=0.003, relative=False))
+                       ("rank", "alpha", "seed"), learning_rate=0.01, relative=False))

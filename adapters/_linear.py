@@ -4,7 +4,8 @@ At every position, the prediction is a sum over layers l of W_l f_l + b_l, where
 output's size by bilinear interpolation. Interpolating a linear map is the linear map of the interpolation, since the weights of
 an interpolation add up to one; so the map comes first, on the few positions there are. Features are standardised channel by
 channel, with mean and deviation measured once on the first pairs: again linear, and what lets one learning rate serve layers
-whose features differ a hundredfold in size. No gradient enters the generator.
+whose features differ a hundredfold in size. Training starts from ridge regression on those pairs, since gradient descent from
+zero takes hundreds of steps to undo that features resemble each other. No gradient enters the generator.
 """
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ from generators import Generator, State
 from generators._names import unknown
 
 from ._base import Adapter
+
+_PLACES, _RIDGE = 256, 0.01     # pixels of an image, and the penalty, of the regression that training starts from
 
 
 class Linear(Adapter):
@@ -86,20 +89,28 @@ class Linear(Adapter):
         return {site: found[site] for site in self._sites}, drawn
 
     @torch.no_grad()
-    def calibrate(self, state: State) -> None:
-        """Measures every channel's mean and deviation over the pixels of these pictures."""
-        for site, value in self._features(state)[0].items():
+    def calibrate(self, state: State, target: Tensor) -> None:
+        """Measures every channel's mean and deviation over the pixels of these pictures, and fits the maps to the targets by
+        ridge regression."""
+        features = self._features(state)[0]
+        for site, value in features.items():
             deviation, mean = torch.std_mean(value, (0, 2, 3), correction=0)
             self._scales[f"{site}.mean"].copy_(mean)
             # A channel that never moves says nothing; it must not be blown up where it moves a little later.
             self._scales[f"{site}.deviation"].copy_(deviation.clamp_min(1e-3 * deviation.max().clamp_min(1e-8)))
+        standard = {site: self._standard(site, value) for site, value in features.items()}
+        for site, weight in _ridge(standard, target.to(self.generator.device)).items():
+            self._maps[f"{site}.weight"].data.copy_(weight[:, :-1, None, None])
+            self._maps[f"{site}.bias"].data.copy_(weight[:, -1])
+
+    def _standard(self, site: str, value: Tensor) -> Tensor:
+        return (value - _column(self._scales[f"{site}.mean"])) / _column(self._scales[f"{site}.deviation"])
 
     def forward(self, state: State) -> Tensor:
         features, drawn = self._features(state)
         total: Tensor | float = 0.0
         for site, value in features.items():
-            value = (value - _column(self._scales[f"{site}.mean"])) / _column(self._scales[f"{site}.deviation"])
-            said = F.conv2d(value, self._maps[f"{site}.weight"], self._maps[f"{site}.bias"])
+            said = F.conv2d(self._standard(site, value), self._maps[f"{site}.weight"], self._maps[f"{site}.bias"])
             total = total + F.interpolate(said, drawn.shape[2:], mode="bilinear", align_corners=False)
         return total
 
@@ -109,6 +120,36 @@ class Linear(Adapter):
     @contextmanager
     def _applied(self) -> Iterator[None]:
         yield
+
+
+def _ridge(features: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+    """The linear maps, {site: [outputs, channels + 1]} with the bias behind, whose sum is nearest to the target in the squares.
+
+    Args:
+        features: {site: [N, C, h, w]}, standardised
+        target: [N, outputs, H, W]; pixels that are NaN in any output have no part in it
+    """
+    width = sum(value.shape[1] for value in features.values()) + 1
+    gram = torch.zeros(width, width, dtype=torch.float64, device=target.device)
+    moment = torch.zeros(width, target.shape[1], dtype=torch.float64, device=target.device)
+    for i in range(len(target)):
+        # Every image gives as many pixels, at places of its own: neighbours say nearly the same.
+        places = torch.randperm(target[0, 0].numel(), generator=torch.Generator().manual_seed(i))[:_PLACES].to(target.device)
+        y = target[i].flatten(1)[:, places].T
+        x = torch.cat([*(F.interpolate(value[i:i + 1], target.shape[2:], mode="bilinear", align_corners=False)[0].flatten(1)
+                         [:, places].T for value in features.values()), torch.ones_like(y[:, :1])], 1)
+        known = ~y.isnan().any(1)
+        x, y = x[known].double(), y[known].double()
+        gram += x.T @ x
+        moment += x.T @ y
+    count = gram[-1, -1].clamp_min(1.0)
+    penalty = torch.full((width,), _RIDGE, dtype=torch.float64, device=target.device)
+    penalty[-1] = 1e-6
+    found = torch.linalg.solve(gram / count + penalty.diag(), moment / count).T.float()
+    split, maps = found[:, :-1].split([value.shape[1] for value in features.values()], 1), {}
+    for i, (site, weight) in enumerate(zip(features, split, strict=True)):
+        maps[site] = torch.cat([weight, found[:, -1:] if i == 0 else torch.zeros_like(found[:, -1:])], 1)
+    return maps
 
 
 def _chosen(sites: list[str], layers: str | int) -> list[str]:

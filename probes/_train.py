@@ -144,6 +144,8 @@ def train(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, schedul
         return Outcome([], 0.0)
     optimiser = torch.optim.Adam(values, lr=schedule.learning_rate, betas=(0.9, 0.99), foreach=True)
     schedule.shares(0, len(bank), accumulate, processes.index, processes.count)
+    with adapter.active(train=True):                # before what an earlier call left is restored: it may set first values
+        adapter.calibrate(*bank.lesson(slice(0, min(len(bank), batch_size(adapter.generator)))))
     step, outcome = 0, Outcome([], 0.0)
     stored = processes.share(lambda: state_path.read_bytes() if state_path is not None and state_path.exists() else None)
     if stored is not None:
@@ -154,7 +156,6 @@ def train(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, schedul
     last_save, clock, reported = time.monotonic(), time.monotonic(), (step, outcome.seconds)
     _forget_peak(adapter.generator.device)
     with adapter.active(train=True):
-        adapter.calibrate(bank.state(slice(0, min(len(bank), batch_size(adapter.generator)))))
         while step < schedule.steps:
             shares = schedule.shares(step, len(bank), accumulate, processes.index, processes.count)
             optimiser.zero_grad(set_to_none=True)

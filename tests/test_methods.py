@@ -29,7 +29,7 @@ def test_it_learns_off_is_the_base_and_saved_is_loaded(family, name, made):
     fingerprint, kept = generator.fingerprint, {k: v.clone() for k, v in weights.items()}
     adapter = build(generator, name)
     with adapter.active():
-        adapter.calibrate(pairs.state(slice(0, 8)))
+        adapter.calibrate(*pairs.lesson(slice(0, 8)))
     first = loss(adapter, pairs)
     fit(adapter, pairs, rate=METHODS[name][1])
     assert loss(adapter, pairs) < METHODS[name][2] * first

@@ -101,6 +101,26 @@ def test_linear_is_linear_in_the_features_and_sends_no_gradient_into_them(family
     torch.testing.assert_close(prediction.detach(), by_hand, atol=1e-4, rtol=1e-4)
 
 
+def test_a_linear_map_of_the_features_is_found_before_the_first_step(made):
+    generator, pairs = made("stylegan2")
+    truth, probe = (adapters.build("linear", generator, name) for name in "ab")
+    state, _ = pairs.lesson(slice(0, 8))
+    generator_of = torch.Generator().manual_seed(0)
+    with truth.active():
+        truth.calibrate(*pairs.lesson(slice(0, 8)))
+        for value in truth.parameters().values():
+            value.data.copy_(torch.randn(value.shape, generator=generator_of) * 0.1)
+        target = truth.forward(state)
+    target[:2, :, :, :5] = torch.nan                          # what has no value has no say
+    with probe.active():
+        probe.calibrate(state, target)
+        said = probe.forward(state)
+    rest = (said - target).nan_to_num(0.0).square().mean() / (target - target.nanmean()).nan_to_num(0.0).square().mean()
+    assert rest < 0.03 and torch.isfinite(said).all()
+    for adapter in (truth, probe):
+        adapters.detach(adapter)
+
+
 def test_linear_on_one_layer_by_name_or_number(made):
     generator, pairs = made("stylegan2")
     sites = generator.feature_sites()
