@@ -85,7 +85,7 @@ def test_what_the_hub_may_answer(monkeypatch, tmp_path):
 
 
 def test_every_public_entry_can_be_resolved():
-    assert list(PUBLIC) == ["sd-v1-1", "sd-v1-2", "sd-v1-4", "sd-v1-5", "sd-v2-1-base", "sd-v2-1", "sdxl-base"]
+    assert list(PUBLIC) == ["sd-v1-1", "sd-v1-2", "sd-v1-4", "sd-v1-5", "sd-v2-1-base", "sd-v2-1", "sd-xl-base"]
     for entry in PUBLIC.values():
         assert _hub.is_hub_id(entry.url) and entry.url.removeprefix(_hub.HUB) not in _hub.ALIASES
         assert entry.family == "stable-diffusion" and "RAIL" in entry.license and entry.resolution in (512, 768, 1024)

