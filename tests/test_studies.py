@@ -200,6 +200,12 @@ def test_distances_are_of_a_fingerprint_and_a_digest(tmp_path, monkeypatch):
     with torch.no_grad():
         network.weight += 1                             # another detector under the same name
     assert value() == [3, 3] and measured[0] == measured[1] != measured[2]
+    Built.fingerprint = "f3"
+    monkeypatch.setattr(frechet, "measure", lambda built, detector: (_ for _ in ()).throw(ValueError("draws no rooms")))
+    distances = _distances.Distances(tmp_path, network)
+    with pytest.warns(UserWarning, match="g has no Fréchet distance: draws no rooms"):
+        assert distances.beside(row) == row                 # its fit is a row all the same
+    assert distances.beside(row) == row                     # and that is said once
     for damaged in ("{", "[]", '{"g": 3}', '{"g": {"value": 1}}'):
         (tmp_path / "frechet.json").write_text(damaged)
         with pytest.raises(StudyError, match="frechet.json is damaged; remove it"):

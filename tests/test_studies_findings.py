@@ -132,6 +132,8 @@ def test_command_line(tmp_path, capsys):
     assert main(["study", "findings", "--out", str(tmp_path)]) == 0
     assert main(["study", "findings", "--out", str(tmp_path), "--small", "true"]) == 1
     assert "takes --out alone, not --small" in capsys.readouterr().err
+    assert main(["study", "findings", "--out", str(tmp_path), "--engine", "ray", "--keep", "true", "--detector", "scenes"]) == 1
+    assert "takes --out alone, not --engine, --keep, --detector" in capsys.readouterr().err
     (tmp_path / "README.md").write_text("# Something else\n")
     assert main(["study", "findings", "--out", str(tmp_path)]) == 1
     assert "is another page, which this would replace" in capsys.readouterr().err

@@ -186,6 +186,8 @@ def test_fid_needs_six_generators_one_detector_and_a_distance():
     assert "Left out" in FID.tables(mixed) and "g6" not in FID.tables(mixed)
     none = [r | dict(frechet=None) for r in levels(2)]
     assert Image.open(io.BytesIO(FID.plot(none))).width > 700 and "No generator" in FID.page(none)
+    bare = FID.verdict(levels(7) + [levels(1)[0] | dict(generator="sd-x", family="f9", frechet=None)])
+    assert bare.kind == "not testable here" and "sd-x (no Fréchet distance by this detector)" in bare.reason
     zero = [levels(7)[0] | dict(frechet=0.0), *levels(7)[1:]]
     assert "(n = 7" in FID.tables(zero) and "(n = 6" in FID.tables(zero) and FID.plot(zero)
     assert FID.plot(zero[:1])

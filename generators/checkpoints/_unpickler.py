@@ -13,6 +13,7 @@ for from a `Budget` in proportion to the file, so a small file cannot ask for a 
 
 import io
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,13 +35,14 @@ class Standin:
     new: Callable[[], Any] | None = None
 
 
-class Buildable:
+class Buildable(ABC):
     """An object of ours that accepts a BUILD state, once, by validating it."""
 
     __slots__ = ()
 
+    @abstractmethod
     def build(self, state: Any) -> None:
-        raise NotImplementedError
+        """Takes the state, or raises CheckpointError."""
 
 
 @dataclass
