@@ -5,7 +5,7 @@ from __future__ import annotations
 def study(name: str, out: str | None = None, small: bool = False, engine: str = "sequential", address: str | None = None,
           only: str | list[str] | None = None, seeds: int | None = None, plot_only: bool = False, retry: bool = False,
           keep: bool = False, options: dict | None = None, detector: str = "card", device: str = "auto",
-          engine_options: dict | None = None) -> None:
+          engine_options: dict | None = None, reuse: str | list[str] | None = None) -> None:
     """Runs a study: every fit of its grid that has no row yet, then its plot and its page from the rows.
 
     Args:
@@ -24,16 +24,17 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
         detector: of the Fréchet distances: card, scenes, inception, dinov2, dinov2:FOLDER
         device: cpu, cuda or auto
         engine_options: of ray, for every fit, '{"cpus": 1, "gpus": 0.25, "retries": 2}'
+        reuse: folders of studies, this one or others, whose rows of the same fits are taken over
     """
     from ..studies import study as run
 
     if name == "findings":
         given = dict(small=small, only=only, seeds=seeds, plot_only=plot_only, retry=retry, options=options,
                      engine="" if engine == "sequential" else engine, address=address, keep=keep, engine_options=engine_options,
-                     detector="" if detector == "card" else detector)
+                     detector="" if detector == "card" else detector, reuse=reuse)
         return _findings(out or "studies", [option for option, value in given.items() if value])
     done = run(name, out, small, engine, address, only, seeds, plot_only, retry, keep, options, detector, device,
-               engine_options)
+               engine_options, reuse=reuse)
     failed = len(done.failed)
     print(f"{done.folder}: {len(done.rows) - failed} fits"
           + (f", {failed} failed (--retry true tries them again)" if failed else "")

@@ -16,6 +16,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import adapters
@@ -58,8 +60,10 @@ class Cell:
 
     @property
     def measured(self) -> str:
-        """The same for cells that are one fit, whatever they are called and whichever controls stand beside it."""
-        return _digest([{k: v for k, v in self.fit.items() if k != "controls"}])
+        """The same for cells that are one fit, whatever they are called, whichever controls stand beside it, and whether its
+        defaults are said or not."""
+        said = {k: v for k, v in self.fit.items() if k != "controls" and v not in (None, _defaults().get(k))}
+        return _digest([said])
 
     @property
     def place(self) -> str:
@@ -95,6 +99,14 @@ class Cell:
         if fit.get("method_options", {}).get("weights") == "random":
             fit["method_options"] = {**fit["method_options"], "weights": f"random:{seed}"}
         return replace(self, fit=fit)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Of the arguments of `probes.fit` that a cell may leave out."""
+    from .._fit import fit
+
+    return {name: p.default for name, p in signature(fit).parameters.items()} | {"rank": 8}
 
 
 def _digest(about: list) -> str:

@@ -22,17 +22,20 @@ class Random(Study):
                "shown for the U-Net of Stable Diffusion).")
     rule = ("for normals and depth, the trained generator's interval lies wholly above those of its random and its crossed "
             "control, for every generator.")
+    version = 2
     tags = ("network",)
 
     def cells(self, small: bool) -> list[Cell]:
         generators = _BEST[:1] if small else _BEST
-        budget = dict(SMALL) if small else {}
         cells = []
         for name in generators:
+            about = dict(generator=name, **(SMALL if small else {}))
+            if name.startswith("sd-"):          # its images have exact maps
+                about["teacher"] = "exact"
             for network in ("pretrained", *_untrained(name)):
                 controls = list(_CLOSED) if network == "pretrained" else []
-                cells += [Cell(dict(generator=name, intrinsic=intrinsic, weights=network, controls=controls, **budget),
-                               dict(network=network)) for intrinsic in (("normal", "albedo") if small else INTRINSICS)]
+                cells += [Cell(dict(about, intrinsic=i, weights=network, controls=controls), dict(network=network))
+                          for i in (("normal", "albedo") if small else INTRINSICS)]
         return cells
 
     def plot(self, rows: Sequence[Row]) -> bytes:

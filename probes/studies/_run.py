@@ -21,6 +21,7 @@ from ._engines import Engine, get_engine
 from ._folder import Folder, open_folder
 from ._progress import Progress
 from ._registry import get_study
+from ._reuse import reused
 from ._stale import stale
 from ._verdict import Asked, Verdict, judge
 from ._work import Work
@@ -53,7 +54,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
           address: str | None = None, only: str | Sequence[str] | None = None, seeds: int | None = None,
           plot_only: bool = False, retry: bool = False, keep: bool = False, options: Mapping[str, Any] | None = None,
           detector: str = CARD, device: str = "auto", engine_options: Mapping[str, Any] | None = None,
-          quiet: bool = False) -> Outcome:
+          quiet: bool = False, reuse: str | Path | Sequence[str | Path] | None = None) -> Outcome:
     """Runs a study: every fit of its grid that has no row yet, then its plot and its page from the rows.
 
     A study that was interrupted, or killed, goes on with the same call: rows that are there stay, the fit that was under way
@@ -75,12 +76,16 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         device: cpu, cuda or auto
         engine_options: of ray: {"cpus": 1, "gpus": 0.25} for every fit, {"retries": 2} for one whose machine was lost
         quiet: print nothing
+        reuse: folders of studies, this one or others, whose rows of the same fits are taken over instead of fitting again
 
     Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
     else or has rows of a generator that is another now, and for an address that does not answer, DetectorError for a detector
     without its weights, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
     """
     chosen = get_study(name)
+    reuse = [reuse] if isinstance(reuse, (str, Path)) else list(reuse or [])
+    if reuse and plot_only:
+        raise StudyError("reuse: plot_only takes no rows over; leave one of the two out")
     folder = Path(out) if out else Path("studies") / f"{chosen.name}{'-small' if small else ''}"
     if plot_only:
         small, options, detector = _begun_with(folder, small, options, detector)
@@ -107,7 +112,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         opened = open_folder(folder, chosen, dict(small=small, options=options, detector=detector))
         if distances is not None:
             distances.open()
-            _run(opened, wanted, runner, retry, keep, distances, device, quiet)
+            _run(opened, wanted, runner, retry, keep, reuse, distances, device, quiet)
         rows = opened.rows()
         verdict = write_page(opened, rows, asked)
     there = {r["key"] for r in rows}
@@ -186,8 +191,8 @@ def _offer(cells: Sequence[Cell]) -> str:
     return "it knows " + "; ".join(told) if told else "its cells are all alike, so leave it out"
 
 
-def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, distances: Distances, device: str,
-         quiet: bool) -> None:
+def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, reuse: Sequence[str | Path],
+         distances: Distances, device: str, quiet: bool) -> None:
     work, rows, places = Work(folder.study.name, folder.fits, device), folder.rows(), {c.key: c.place for c in cells}
     old = stale(rows, cells)
     if old and not retry:
@@ -203,6 +208,11 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
             folder.rewrite(rows := [r for r in rows if r["key"] not in again])
     there = {r["key"] for r in rows}
     missing = [cell for cell in cells if cell.key not in there]
+    for row in _reused(reuse, folder.study, missing, quiet):
+        folder.append(distances.beside(row))
+        rows.append(row)
+        there.add(row["key"])
+    missing = [cell for cell in missing if cell.key not in there]
     wanted = Counter(cell.place for cell in missing)
     if not keep:                        # a kill may come between a row and the end of its run folder
         for key in there:
@@ -223,6 +233,18 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
             progress.done(row)
     if not keep and folder.fits.exists() and not any(folder.fits.iterdir()):
         folder.fits.rmdir()
+
+
+def _reused(folders: Sequence[str | Path], study: Study, cells: Sequence[Cell], quiet: bool) -> list[Row]:
+    """Rows of other folders for the cells, but of generators that are others now."""
+    rows = []
+    for folder, own in reused(folders, study, cells).items():
+        old = stale(own, cells)
+        rows += [row for row in own if row["key"] not in old]
+        if not quiet:
+            note = f", {len(old)} left since their generators are others now" if old else ""
+            print(f"{folder}: {len(own) - len(old)} rows taken over{note}")
+    return rows
 
 
 def _rows(engine: Engine, cells: Sequence[Cell], work: Work) -> Generator[Row, None, None]:
