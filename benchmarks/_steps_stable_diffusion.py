@@ -70,6 +70,11 @@ class StableDiffusionSteps:
 
         step = training_step(draw, None, self.network, lambda prediction, _: F.mse_loss(prediction, self.wanted))
 
+        # As `fit` does before its steps: VAE and text encoder, laid aside, stay so on a CPU.
+        if variant != "all inside":
+            with self.generator.stepping():
+                pass
+
         def in_its_way() -> object:
             # Nothing to do but in the first of a variant's turns: LoRA stays in float32, as `fit` has it.
             wanted = torch.bfloat16 if "bf16" in variant else torch.float32

@@ -129,6 +129,12 @@ class Generator(ABC):
         weights it has at that moment. The same images up to rounding."""
         yield
 
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within the block only `forward` and `regress` of prepared states are called, under the prompt in force; a generator
+        may lay aside whatever these do not need."""
+        yield
+
     def regress(self, state: State, target: Tensor, seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """One training batch: (prediction, target), both in output space. `seeds`, one a row, decide what is drawn on the way
         by a generator that adds noise."""

@@ -35,26 +35,43 @@ def adopt(module: nn.Module) -> nn.Module:
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        n, c, h, w = x.shape
-        y, mean, rstd = torch.native_group_norm(x, weight.to(x.dtype), bias.to(x.dtype), n, c, h * w, groups, eps)
+        y, mean, rstd = moments(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        n, c, h, w = x.shape
-        groups = mean.shape[1]
-        size = c // groups
-        mean, rstd = (t.float().repeat_interleave(size, 1) for t in (mean, rstd))
-        flat, inputs = (t.permute(0, 2, 3, 1).reshape(n, h * w, c).float() for t in (grad, x))
-        total = flat.sum(1)                                                       # Σ ∂L/∂y, per sample and channel
-        product = (torch.linalg.vecdot(flat, inputs, dim=1) - mean * total) * rstd  # Σ ∂L/∂y x̂
-        first, second = ((t * weight).view(n, groups, size).sum(2).repeat_interleave(size, 1) / (size * h * w)
-                         for t in (total, product))
-        by_grad, by_input = rstd * weight, -rstd.square() * second
-        constant = -rstd * first - by_input * mean
-        expand = [t[:, :, None, None].to(x.dtype) for t in (constant, by_grad, by_input)]
-        result = torch.addcmul(expand[0], grad, expand[1]).addcmul_(x, expand[2])
-        return result, product.sum(0), total.sum(0), None, None
+        return *_gradients(grad, *ctx.saved_tensors), None, None
+
+
+def moments(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(normalised x, mean, 1 / σ), the last two [N, groups]."""
+    n, c, h, w = x.shape
+    return torch.native_group_norm(x, weight.to(x.dtype), bias.to(x.dtype), n, c, h * w, groups, eps)
+
+
+def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """∂L/∂x from ∂L/∂y and the moments."""
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu":
+        return _gradients(grad, x, weight, mean, rstd)[0]
+    n, c, h, w = x.shape
+    return torch.ops.aten.native_group_norm_backward(grad, x, mean, rstd, weight.to(x.dtype), n, c, h * w, mean.shape[1],
+                                                     (True, False, False))[0]
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """To the input, the weight and the bias."""
+    n, c, h, w = x.shape
+    groups = mean.shape[1]
+    size = c // groups
+    mean, rstd = (t.float().repeat_interleave(size, 1) for t in (mean, rstd))
+    flat, inputs = (t.permute(0, 2, 3, 1).reshape(n, h * w, c).float() for t in (grad, x))
+    total = flat.sum(1)                                                       # Σ ∂L/∂y, per sample and channel
+    product = (torch.linalg.vecdot(flat, inputs, dim=1) - mean * total) * rstd  # Σ ∂L/∂y x̂
+    first, second = ((t * weight).view(n, groups, size).sum(2).repeat_interleave(size, 1) / (size * h * w)
+                     for t in (total, product))
+    by_grad, by_input = rstd * weight, -rstd.square() * second
+    constant = -rstd * first - by_input * mean
+    expand = [t[:, :, None, None].to(x.dtype) for t in (constant, by_grad, by_input)]
+    return torch.addcmul(expand[0], grad, expand[1]).addcmul_(x, expand[2]), product.sum(0), total.sum(0)

@@ -154,8 +154,8 @@ def train(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, schedul
     recent: list[float] = []
     processes.begin(schedule.steps - step, values)
     last_save, clock, reported = time.monotonic(), time.monotonic(), (step, outcome.seconds)
-    _forget_peak(adapter.generator.device)
-    with adapter.active(train=True):
+    with adapter.active(train=True), adapter.generator.stepping():
+        _forget_peak(adapter.generator.device)
         while step < schedule.steps:
             shares = schedule.shares(step, len(bank), accumulate, processes.index, processes.count)
             optimiser.zero_grad(set_to_none=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .._aside import aside
 from .._base import Generator, State
 from .._group_norm import adopt
 from ..checkpoints import Checkpoint, native_state
@@ -97,7 +98,9 @@ class StableDiffusion(Generator):
         elif network.unet.conv_in.in_channels != config.latent_channels:
             raise ValueError(f"mode: the U-Net of {name} takes {network.unet.conv_in.in_channels} channels, which is no "
                              "single-step predictor; pass mode='multi'")
-        nn.Module.to(adopt(network.unet), _PRECISIONS[precision])      # diffusers' own warns of what does not happen here
+        from ._frugal import frugal         # diffusers is there by now, but not wherever this file is
+
+        nn.Module.to(frugal(adopt(network.unet)), _PRECISIONS[precision])      # diffusers' own warns of what does not happen here
         if checkpointing:
             network.unet.enable_gradient_checkpointing()
         self._prompt, self._embeddings, self._vectors, self._instead = "", {}, None, False
@@ -169,6 +172,16 @@ class StableDiffusion(Generator):
             yield
         finally:
             self._prompt, self._vectors, self._instead = before
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Lays the VAE aside, and the text encoders once they have read the prompt, unless words of it are being learnt."""
+        spoken = self._vectors is None
+        if spoken:
+            self.context(1)
+        with aside([getattr(self.network, part) for part in self.network.config.parts if part == "vae"
+                    or (spoken and part.startswith("text_encoder"))]):
+            yield
 
     def denoise(self, sample: Tensor, timestep: Tensor | int, context: Tensor | None = None) -> Tensor:
         """One pass of the U-Net, float32 in and out."""

@@ -1,0 +1,202 @@
+"""What a step of Stable Diffusion keeps: frozen blocks recompute what is cheap, and parts that it does not need are laid aside."""
+import copy
+import tempfile
+from contextlib import nullcontext
+
+import make_sd
+import pytest
+import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.resnet import ResnetBlock2D
+from families import FAMILIES, states
+
+import adapters
+import probes
+from generators._aside import _regions, aside
+from generators._group_norm import adopt
+from generators.stable_diffusion._frugal import Gated, Resnet, frugal
+from generators.stable_diffusion._read import read_folder
+
+
+@pytest.fixture
+def generator():
+    return FAMILIES["stable-diffusion"][0]()
+
+
+def blocks(**about):
+    """(as diffusers has it, ours), equal weights that are not the first ones."""
+    torch.manual_seed(0)
+    theirs = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4, eps=1e-5, **about).requires_grad_(False)
+    for value in theirs.parameters():
+        value.normal_()
+    return theirs, frugal(adopt(copy.deepcopy(theirs)))
+
+
+def kept(run):
+    """(result, bytes that its graph keeps beside parameters)."""
+    sizes, held = {}, []
+
+    def keep(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            held.append(tensor)             # or its address is given to the next
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    return result, sum(sizes.values())
+
+
+@pytest.mark.parametrize("about", [dict(out_channels=8), dict(out_channels=12), dict(out_channels=8, output_scale_factor=1.5),
+                                   dict(out_channels=8, skip_time_act=True)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_frozen_block_has_the_same_gradient_and_keeps_half(about, dtype):
+    theirs, ours = (block.to(dtype) for block in blocks(**about))
+    assert type(ours) is Resnet and list(ours.state_dict()) == list(theirs.state_dict())
+    x, temb = torch.randn(2, 8, 16, 16).to(dtype), torch.randn(2, 5).to(dtype)
+    found = []
+    for block in (theirs, ours):
+        leaf, time = x.clone().requires_grad_(), temb.clone().requires_grad_()
+        y, size = kept(lambda: block(leaf, time))
+        y.backward(torch.ones_like(y) + x.mean())
+        found.append((y, leaf.grad, time.grad, size))
+    for mine, other in zip(found[1][:3], found[0][:3], strict=True):
+        assert mine.dtype is dtype and (mine - other).norm() < (1e-5 if dtype is torch.float32 else 0.03) * other.norm()
+    assert found[1][3] < 0.55 * found[0][3]
+
+
+@pytest.mark.parametrize("change", ["learning", "hooked", "convolution with an adapter", "upsampling", "no gradient", "autocast"])
+def test_whatever_else_happens_in_a_block_takes_the_common_road(change, monkeypatch):
+    theirs, ours = blocks(out_channels=8, **(dict(up=True) if change == "upsampling" else {}))
+    seen = []
+    monkeypatch.setattr("generators.stable_diffusion._frugal.norm_silu_conv", lambda *a: seen.append(a))
+    for block in (theirs, ours):
+        if change == "learning":
+            block.conv2.weight.requires_grad_()
+        if change == "hooked":
+            block.norm2.register_forward_hook(lambda module, arguments, output: 2 * output)
+        if change == "convolution with an adapter":
+            block.conv1 = torch.nn.Sequential(block.conv1, torch.nn.Tanh())
+    x = torch.randn(2, 8, 6, 6, requires_grad=change != "no gradient")
+    with torch.autocast("cpu", torch.bfloat16) if change == "autocast" else nullcontext():
+        torch.testing.assert_close(ours(x, torch.zeros(2, 5)), adopt(theirs)(x, torch.zeros(2, 5)))
+    assert not seen
+    if change == "learning":
+        ours(x, torch.zeros(2, 5)).sum().backward()
+        assert ours.conv2.weight.grad.abs().sum() > 0
+
+
+def test_a_gate_is_computed_again():
+    torch.manual_seed(0)
+    theirs = GEGLU(6, 32)
+    ours = frugal(copy.deepcopy(theirs))
+    assert type(ours) is Gated
+    x, found = torch.randn(2, 50, 6), []
+    for module in (theirs, ours):
+        leaf = x.clone().requires_grad_()
+        y, size = kept(lambda: module(leaf))
+        y.square().sum().backward()
+        found.append((y, leaf.grad, module.proj.weight.grad, module.proj.bias.grad, size))
+    for mine, other in zip(found[1][:4], found[0][:4], strict=True):
+        torch.testing.assert_close(mine, other)
+    assert found[1][4] < 0.75 * found[0][4]
+
+
+def test_the_adapters_gradient_is_the_same(generator):
+    own, state = generator.network.unet, states(generator, range(2))
+    adapter = adapters.attach(generator, "n", rank=2, prompt="surface normal")
+    gradients, sizes = [], []
+    for frugally in (True, False):
+        if not frugally:
+            for module in own.modules():
+                module.__class__ = {Resnet: ResnetBlock2D, Gated: GEGLU}.get(type(module), type(module))
+        with adapter.active(train=True):
+            out, size = kept(lambda: generator.forward(state))
+            out.square().mean().backward()
+        gradients.append([p.grad.clone() for p in adapter.parameters().values()])
+        sizes.append(size)
+        for p in adapter.parameters().values():
+            p.grad = None
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
+    assert any(g.abs().sum() > 0 for g in gradients[0]) and sizes[0] < 0.85 * sizes[1]
+
+
+def mapped(part):
+    """Whether all of its weights lie in memory that a file is mapped for."""
+    regions = _regions()
+    return all(any(start <= v.data_ptr() < stop for start, stop in regions) for v in part.state_dict().values())
+
+
+@pytest.mark.skipif(not _regions(), reason="this system does not say what files are mapped for")
+def test_what_is_laid_aside_is_in_a_file_and_as_it_was():
+    part = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.BatchNorm1d(300)).bfloat16().requires_grad_(False)
+    places, before = [id(p) for p in part.parameters()], {k: v.clone() for k, v in part.state_dict().items()}
+    x = torch.randn(4, 300).bfloat16()
+    part.eval()
+    expected = part(x)
+    assert not mapped(part)
+    with aside([part, part], least=0):
+        assert mapped(part)
+        torch.testing.assert_close(part(x), expected)
+    assert [id(p) for p in part.parameters()] == places
+    assert {k: v.dtype for k, v in part.state_dict().items()} == {k: v.dtype for k, v in before.items()}
+    assert all(torch.equal(v, before[k]) for k, v in part.state_dict().items())
+    part[0].weight.zero_()                      # they can be written still
+    assert not part[0].weight.any()
+    moved = part[0].weight.data_ptr()
+    with aside([part], least=0):                # there already
+        assert part[0].weight.data_ptr() == moved
+
+
+def test_what_is_small_or_has_no_room_stays(monkeypatch):
+    part = torch.nn.Linear(50, 50)
+    where = part.weight.data_ptr()
+    with aside([part]):
+        assert part.weight.data_ptr() == where
+
+    def full(*a, **b):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with aside([part], least=0):
+        assert part.weight.data_ptr() == where and part.weight.abs().sum() > 0
+
+
+def test_parts_on_an_accelerator_wait_in_main_memory_and_come_back(monkeypatch):
+    parts = [torch.nn.Linear(5, 5, device="meta") for _ in range(2)]        # another device than the CPU, and one that is here
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append((self, str(device))))
+    with pytest.raises(KeyError), aside(parts, least=0):
+        assert moved == [(part, "cpu") for part in parts]
+        raise KeyError
+    assert moved[2:] == [(part, "meta") for part in parts]
+
+
+def test_training_lays_aside_what_steps_do_not_need(generator, monkeypatch, tmp_path):
+    seen = {}
+
+    def watched(parts, least=0):
+        seen["parts"] = list(parts)
+        return aside(parts, 0)
+
+    monkeypatch.setattr("generators.stable_diffusion._generator.aside", watched)
+    network = generator.network
+    fits = dict(generator=generator, data="scenes", teacher="exact", intrinsic="normal", samples=10, steps=2, batch=2, evaluate=2,
+                controls=[], quiet=True)
+
+    def learn(**more):
+        probes.fit(**fits, **more, out=str(tmp_path / f"run{len(list(tmp_path.iterdir()))}"))
+
+    learn(prompt="surface normal")
+    assert seen["parts"] == [network.vae, network.text_encoder]
+    learn(method="token", prompt="surface normal")
+    assert seen["parts"] == [network.vae]       # the text encoder reads the words that are learnt
+
+
+def test_a_mapped_checkpoint_is_not_copied(tmp_path):
+    make_sd.write_folder(tmp_path / "sd")
+    vae = make_sd.load(read_folder(tmp_path / "sd")).vae
+    places = [p.data_ptr() for p in vae.parameters()]
+    with aside([vae], least=0):
+        assert [p.data_ptr() for p in vae.parameters()] == places
