@@ -10,8 +10,6 @@ zero takes hundreds of steps to undo that features resemble each other. No gradi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral
 
 import torch
@@ -116,10 +114,6 @@ class Linear(Adapter):
 
     def regress(self, state: State, target: Tensor, seeds: list[int] | None = None) -> tuple[Tensor, Tensor]:
         return self.forward(state), target
-
-    @contextmanager
-    def _applied(self) -> Iterator[None]:
-        yield
 
 
 def _ridge(features: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:

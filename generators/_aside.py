@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._files import cache_folder
+
 LEAST = 1 << 26     # bytes; below, it is not worth a file
 
 
@@ -36,9 +38,9 @@ def aside(parts: Sequence[nn.Module], least: int = LEAST) -> Iterator[None]:
         yield
         return
     homes = [(part, next(part.parameters()).device) for part in parts]
-    for part in parts:
-        nn.Module.to(part, "cpu")       # diffusers' own warns of what does not happen here
     try:
+        for part in parts:
+            nn.Module.to(part, "cpu")       # diffusers' own warns of what does not happen here
         yield
     finally:
         for part, device in homes:
@@ -48,11 +50,13 @@ def aside(parts: Sequence[nn.Module], least: int = LEAST) -> Iterator[None]:
 def _to_file(parameters: Sequence[torch.Tensor]) -> None:
     """Raises OSError; nothing has moved then."""
     regions = _regions()
-    parameters = [p for p in parameters if p.numel() and p.is_contiguous()
+    parameters = [p for p in parameters if p.numel() and p.is_contiguous() and getattr(p, "_aside", None) != p.data_ptr()
                   and not any(start <= p.data_ptr() < stop for start, stop in regions)]
     if not parameters:
         return
-    with tempfile.TemporaryFile() as file:
+    folder = cache_folder("aside")          # the usual one for temporary files is memory on many systems
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
         starts = []
         for p in parameters:
             starts.append(file.seek(-file.tell() % 64, os.SEEK_CUR))
@@ -62,6 +66,7 @@ def _to_file(parameters: Sequence[torch.Tensor]) -> None:
     for p, start in zip(parameters, starts, strict=True):
         raw = torch.from_numpy(whole[start:start + p.numel() * p.element_size()])
         p.data = raw.view(p.dtype).view(p.shape)
+        p._aside = p.data_ptr()
 
 
 def _regions() -> list[tuple[int, int]]:

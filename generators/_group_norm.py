@@ -35,7 +35,8 @@ def adopt(module: nn.Module) -> nn.Module:
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        y, mean, rstd = moments(x, weight, bias, groups, eps)
+        x = dense(x)
+        y, mean, rstd = normalised(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
@@ -45,18 +46,27 @@ class _Function(torch.autograd.Function):
         return *_gradients(grad, *ctx.saved_tensors), None, None
 
 
-def moments(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(normalised x, mean, 1 / σ), the last two [N, groups]."""
+def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """x in a memory format that torch's kernels read, which they do not check: on the CPU that of `like` (or its own, where it
+    has one), elsewhere the plain one."""
+    last, like = torch.channels_last, x if like is None else like
+    if x.device.type == "cpu" and like.is_contiguous(memory_format=last) and not like.is_contiguous():
+        return x.contiguous(memory_format=last)
+    return x.contiguous()
+
+
+def normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, 1 / σ) of a dense x, the last two [N, groups]."""
     n, c, h, w = x.shape
     return torch.native_group_norm(x, weight.to(x.dtype), bias.to(x.dtype), n, c, h * w, groups, eps)
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """∂L/∂x from ∂L/∂y and the moments."""
+    """∂L/∂x from ∂L/∂y, a dense x and its moments."""
     if x.dtype is torch.bfloat16 and x.device.type == "cpu":
         return _gradients(grad, x, weight, mean, rstd)[0]
     n, c, h, w = x.shape
-    return torch.ops.aten.native_group_norm_backward(grad, x, mean, rstd, weight.to(x.dtype), n, c, h * w, mean.shape[1],
+    return torch.ops.aten.native_group_norm_backward(dense(grad, x), x, mean, rstd, weight.to(x.dtype), n, c, h * w, mean.shape[1],
                                                      (True, False, False))[0]
 
 

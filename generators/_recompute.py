@@ -11,14 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._group_norm import GroupNorm, input_gradient, moments
+from ._group_norm import GroupNorm, dense, input_gradient, normalised
 
 
 def frozen(*modules: nn.Module) -> bool:
     """Whether these are layers as they were made: nothing in them learns, is hooked, or is to be cast on the way."""
-    return (not torch.is_autocast_enabled("cuda") and not torch.is_autocast_enabled("cpu")
-            and all(not m._forward_hooks and not m._forward_pre_hooks and type(m) in (GroupNorm, nn.Conv2d, nn.SiLU)
-                    and not any(p.requires_grad for p in m.parameters()) for m in modules))
+    return (not torch.is_autocast_enabled("cuda") and not torch.is_autocast_enabled("cpu") and all(map(_as_made, modules)))
+
+
+def _as_made(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    plain = type(module) is not nn.Conv2d or (
+        module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros" and type(module.padding) is tuple)
+    return (type(module) in (GroupNorm, nn.Conv2d, nn.SiLU) and plain and not any(hooks) and "forward" not in vars(module)
+            and not any(p.requires_grad for p in module.parameters()))
 
 
 def norm_silu_conv(x: Tensor, norm: GroupNorm, conv: nn.Conv2d) -> Tensor:
@@ -36,23 +42,21 @@ class _NormSiluConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, groups: int, eps: float, weight: Tensor, bias: Tensor | None,
                 stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        y, mean, rstd = moments(x, gamma, beta, groups, eps)
+        x = dense(x)
+        y, mean, rstd = normalised(x, gamma, beta, groups, eps)
         out = F.conv2d(F.silu(y, inplace=True), weight, bias, stride, padding)
         ctx.save_for_backward(x, gamma, beta, mean, rstd, weight)
-        ctx.how = stride, padding
+        ctx.how = groups, eps, stride, padding
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta, mean, rstd, weight = ctx.saved_tensors
-        stride, padding = ctx.how
+        groups, eps, stride, padding = ctx.how
         hidden, _, _ = torch.ops.aten.convolution_backward(     # of its input only the shape is asked for
             grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False))
-        size = x.shape[1] // mean.shape[1]
-        scale = rstd.float().repeat_interleave(size, 1) * gamma
-        shift = beta - mean.float().repeat_interleave(size, 1) * scale
-        y = torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+        y, _, _ = normalised(x, gamma, beta, groups, eps)       # not by the moments: in bfloat16 that cancels
         hidden = torch.ops.aten.silu_backward(hidden, y)
         return input_gradient(hidden, x, gamma, mean, rstd), *[None] * 8
 

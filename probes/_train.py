@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,9 @@ def train(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, schedul
     recent: list[float] = []
     processes.begin(schedule.steps - step, values)
     last_save, clock, reported = time.monotonic(), time.monotonic(), (step, outcome.seconds)
-    with adapter.active(train=True), adapter.generator.stepping():
+    # An adapter that reads pixels needs more of a generator of latents than its steps.
+    lean = adapter.output_space == adapter.generator.output_space
+    with adapter.active(train=True), adapter.generator.stepping() if lean else nullcontext():
         _forget_peak(adapter.generator.device)
         while step < schedule.steps:
             shares = schedule.shares(step, len(bank), accumulate, processes.index, processes.count)
