@@ -5,7 +5,7 @@ import pytest
 from study_rows import TOY, Toy, comparable
 
 from probes.studies import Cell, StudyError, _registry, _run, _stale, _work, grid, studies, study
-from probes.studies._reuse import reused
+from probes.studies._reuse import reused, sources
 
 
 class Other(Toy):
@@ -66,7 +66,7 @@ def test_a_default_that_is_said_is_the_same_fit(fitted, tmp_path):
     study(OTHER, tmp_path / "other", only="shape=round", seeds=1, quiet=True)
     cells = [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", scope="auto", rank=rank, seed=0, **more))
              for rank in (None, 8, 9) for more in ({}, dict(steps=5), dict(alpha=2.0))]
-    taken = reused([tmp_path / "other"], TOY, cells)[tmp_path / "other"]
+    taken = reused(sources([tmp_path / "other"], TOY), TOY, cells)[tmp_path / "other"]
     assert [row["key"] for row in taken] == [cells[0].key, cells[3].key]
 
 
@@ -87,7 +87,7 @@ def test_what_a_row_has_not_is_not_taken_from_it(fitted, tmp_path, monkeypatch):
     cells = grid(WHOLE, only="colour=red", seeds=1)
 
     def ranks():
-        return [row["rank"] for row in reused([tmp_path / "other"], WHOLE, cells)[tmp_path / "other"]]
+        return [row["rank"] for row in reused(sources([tmp_path / "other"], WHOLE), WHOLE, cells)[tmp_path / "other"]]
 
     assert ranks() == [2]
     monkeypatch.setattr(Whole, "isolated", True)
@@ -102,23 +102,55 @@ def test_rows_of_another_generator_and_failed_ones_are_left(fitted, tmp_path, mo
     with pytest.raises(StudyError, match="fitted on another generator"):
         study(OTHER, tmp_path / "other", seeds=1, quiet=True)
     study(TOY, tmp_path / "toy", only="colour=red", seeds=1, reuse=tmp_path / "other")
-    assert fitted[3:] == [1, 2] and "0 rows taken over, 1 left since their generators are others now" in capsys.readouterr().out
-    monkeypatch.setattr(_stale, "_fingerprint", lambda name, options: "abc")
-    text = (tmp_path / "other" / "rows.csv").read_text()
-    (tmp_path / "other" / "rows.csv").write_text(text.replace(",ok,", ",failed,"))
-    study(TOY, tmp_path / "toy2", only="colour=red", seeds=1, reuse=tmp_path / "other", quiet=True)
-    assert fitted[5:] == [1, 2]
+    assert fitted[3:] == [1, 2] and "0 rows taken over" in capsys.readouterr().out
+    study(TOY, tmp_path / "new", only="colour=red", seeds=1, quiet=True)
+    text = (tmp_path / "new" / "rows.csv").read_text()
+    (tmp_path / "new" / "rows.csv").write_text(text.replace(",abc,", ",def,"))
+    study(TOY, tmp_path / "toy2", only="colour=red", seeds=1, reuse=[tmp_path / "other", tmp_path / "new"])
+    assert len(fitted) == 7 and "new: 2 rows taken over" in capsys.readouterr().out         # an old one does not stand before
+    text = (tmp_path / "new" / "rows.csv").read_text()
+    (tmp_path / "new" / "rows.csv").write_text(text.replace(",ok,", ",failed,"))
+    study(TOY, tmp_path / "toy3", only="colour=red", seeds=1, reuse=tmp_path / "new", quiet=True)
+    assert fitted[7:] == [1, 2]
+
+
+@pytest.mark.parametrize("options", [dict(data="photos"), dict(generator_options={"conv_in": "ip2p/unet.safetensors"}),
+                                     dict(teacher="maps/")], ids=str)
+def test_fits_that_name_files_are_run_again(fitted, tmp_path, options):
+    """The same name may be other photographs in another place."""
+    study(TOY, tmp_path / "a", only="colour=red", seeds=1, options=options, quiet=True)
+    study(TOY, tmp_path / "b", only="colour=red", seeds=1, options=options, reuse=tmp_path / "a", quiet=True)
+    assert fitted == [1, 2, 1, 2]
 
 
 def test_folders_that_cannot_be_reused(fitted, tmp_path, monkeypatch):
-    with pytest.raises(StudyError, match="reuse: .*nowhere holds no study .*beside its rows.csv"):
-        study(TOY, tmp_path / "toy", reuse=tmp_path / "nowhere", quiet=True)
+    def refused(match, **more):
+        with pytest.raises(StudyError, match=match):
+            study(TOY, tmp_path / "toy", quiet=True, **more)
+        assert not (tmp_path / "toy").exists()
+
+    refused("reuse: .*nowhere holds no study .*beside its rows.csv", reuse=tmp_path / "nowhere")
     study(OTHER, tmp_path / "other", seeds=1, quiet=True)
     with pytest.raises(StudyError, match="reuse: plot_only takes no rows over"):
         study(TOY, tmp_path / "other", reuse=tmp_path / "other", plot_only=True, quiet=True)
+    text = (tmp_path / "other" / "rows.csv").read_text()
+    (tmp_path / "other" / "rows.csv").write_text(text + "a,b\n")
+    refused("reuse: line 5 of .*rows.csv is damaged; leave it out", reuse=tmp_path / "other")
+    (tmp_path / "other" / "rows.csv").write_text(text)
     monkeypatch.setattr(Other, "version", 2)
-    with pytest.raises(StudyError, match="reuse: .*other was made by version 1 of other, this software has version 2"):
-        study(TOY, tmp_path / "toy", reuse=tmp_path / "other", quiet=True)
+    refused("reuse: .*other was made by version 1 of other, this software has version 2", reuse=tmp_path / "other")
+    monkeypatch.setattr(_registry, "_STUDIES", {})
+    refused("reuse: .*other holds the study 'other', which nobody registered here", reuse=[tmp_path / "other"])
+
+
+def test_the_command_takes_several_folders(monkeypatch, capsys):
+    from probes import cli
+
+    given = {}
+    monkeypatch.setattr("probes.studies.study", lambda *a, **b: given.update(b) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["study", "rank", "--reuse", "a", "--reuse", "b"])
+    assert given == {"reuse": ["a", "b"]}
 
 
 def test_random_is_a_part_of_controls(monkeypatch):

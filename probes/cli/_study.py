@@ -5,7 +5,7 @@ from __future__ import annotations
 def study(name: str, out: str | None = None, small: bool = False, engine: str = "sequential", address: str | None = None,
           only: str | list[str] | None = None, seeds: int | None = None, plot_only: bool = False, retry: bool = False,
           keep: bool = False, options: dict | None = None, detector: str = "card", device: str = "auto",
-          engine_options: dict | None = None, reuse: str | list[str] | None = None) -> None:
+          engine_options: dict | None = None, reuse: list[str] | None = None) -> None:
     """Runs a study: every fit of its grid that has no row yet, then its plot and its page from the rows.
 
     Args:

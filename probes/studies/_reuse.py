@@ -2,41 +2,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from generators import UnknownNameError
 
 from ._base import Cell, Row, Study, StudyError
 from ._folder import CONTROLS, Folder, columns
 from ._registry import get_study
+from ._stale import same_generator
 
 
-def reused(folders: Iterable[str | Path], study: Study, cells: Sequence[Cell]) -> dict[Path, list[Row]]:
-    """{folder: rows of `cells`, as `study` would write them}, from folders of studies; each cell's from the first that has it.
+@dataclass(frozen=True)
+class Source:
+    """A folder of a study, whose rows may be taken over.
 
-    A row is taken where the fit's arguments are the same, it ended well, and it has the controls that the cell asks for. A
-    study that runs every fit in a process of its own takes only rows of one that does so too. The Fréchet distance is not
-    taken: that is of the detector of whoever asks.
-
-    Raises StudyError for a folder that holds no study, or one of another version.
+    Args:
+        path, study: of the folder
+        given: its fits that ended well, with their rows
     """
-    wanted, found = {cell.key: cell for cell in cells}, {}
-    for folder in map(Path, folders):
-        other, request = _opened(folder, study)
-        there = Folder(folder, other)
-        rows = {row["key"]: row for row in there.rows(mend=False) if row["status"] == "ok"}
-        theirs = {} if study.isolated and not other.isolated else _cells(other, request, rows.values())
-        given = [(theirs[key], row) for key, row in rows.items() if key in theirs]
-        found[folder] = []
+
+    path: Path
+    study: Study
+    given: Sequence[tuple[Cell, Row]]
+
+
+def sources(folders: Iterable[str | Path], asking: Study) -> list[Source]:
+    """Reads folders of studies. Raises StudyError for one that holds no study, a study or version that is not known here, or
+    damaged rows."""
+    return [_source(Path(folder), asking) for folder in folders]
+
+
+def reused(found: Sequence[Source], study: Study, cells: Sequence[Cell]) -> dict[Path, list[Row]]:
+    """{folder: rows of `cells`, as `study` would write them}; each cell's is from the first folder that has it.
+
+    A row is taken where the fit's arguments are the same and name nothing that may be another thing under the same name (see
+    `_certain`), its generator is the one that is here, and it has the controls that the cell asks for. A study that runs every
+    fit in a process of its own takes only rows of one that does so too. The Fréchet distance is not taken: that is of the
+    detector of whoever asks.
+    """
+    taken: dict[Path, list[Row]] = {}
+    now: dict[str, str | None] = {}
+    wanted = {cell.key: cell for cell in cells if _certain(cell)}
+    for source in found:
+        own = taken[source.path] = []
+        if study.isolated and not source.study.isolated:
+            continue
         for cell in list(wanted.values()):
-            for same, row in given:
-                if same.measured == cell.measured and _needed(study, cell) <= set(columns(other)) & _known(same):
-                    found[folder].append(_taken(study, cell, row))
+            needed = _needed(study, cell)
+            for same, row in source.given:
+                if (same.measured == cell.measured and needed <= set(columns(source.study)) & _known(same)
+                        and same_generator(row, cell, now)):
+                    own.append(_taken(study, cell, row))
                     del wanted[cell.key]
                     break
-    return found
+    return taken
 
 
-def _opened(folder: Path, asking: Study) -> tuple[Study, dict]:
+def _source(folder: Path, asking: Study) -> Source:
     try:
         about = json.loads((folder / "study.json").read_text())
         name, version, request = about["name"], about["version"], about["request"]
@@ -44,19 +70,39 @@ def _opened(folder: Path, asking: Study) -> tuple[Study, dict]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"reuse: {folder} holds no study (no study.json that can be read); give the folder that has the "
                          "study.json beside its rows.csv") from error
-    study = asking if name == asking.name else get_study(name)
+    try:
+        study = asking if name == asking.name else get_study(name)
+    except UnknownNameError as error:
+        raise StudyError(f"reuse: {folder} holds the study {name!r}, which nobody registered here; leave it out") from error
     if study.version != version:
         raise StudyError(f"reuse: {folder} was made by version {version} of {name}, this software has version {study.version}, "
                          "whose rows mean something else; leave it out")
-    return study, dict(small=small, options=options)
+    try:
+        rows = {row["key"]: row for row in Folder(folder, study).rows(mend=False) if row["status"] == "ok"}
+    except StudyError as error:
+        raise StudyError(f"reuse: {str(error).removeprefix('out: ').partition('; ')[0]}; leave it out") from error
+    seeds = 1 + max((row["seed"] for row in rows.values()), default=0)
+    cells = [cell.with_options(options).at_seed(seed) for seed in range(seeds) for cell in study.cells(small)]
+    return Source(folder, study, [(cell, rows[cell.key]) for cell in cells if cell.key in rows])
 
 
-def _cells(study: Study, request: dict, rows: Iterable[Row]) -> dict[str, Cell]:
-    """{key: cell} of the grid that a folder was begun with, for every seed that it has rows of."""
-    seeds = 1 + max((row["seed"] for row in rows), default=0)
-    cells = [cell.with_options(request["options"]).at_seed(seed) for seed in range(seeds)
-             for cell in study.cells(request["small"])]
-    return {cell.key: cell for cell in cells}
+def _certain(cell: Cell) -> bool:
+    """Whether the arguments alone say which fit it is: images are the package's own, and nothing names a file. (The generator
+    may be one: rows have its fingerprint.)"""
+    fit = {k: v for k, v in cell.fit.items() if k != "generator"}
+    return fit.get("data", "auto") in ("auto", "scenes") and not any(map(_names_a_file, _texts(fit)))
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+
+
+def _names_a_file(text: str) -> bool:
+    return "/" in text or os.sep in text or Path(text).suffix.lower() in (".safetensors", ".bin", ".pt", ".ckpt", ".pkl")
 
 
 def _controls(cell: Cell) -> set[str]:
@@ -80,6 +126,6 @@ def _known(cell: Cell) -> set[str]:
 def _taken(study: Study, cell: Cell, row: Row) -> Row:
     """The row under the cell's own key and tags, without what it does not ask for."""
     controls, known, wanted = tuple(f"control_{name}" for name in CONTROLS), columns(study), _needed(study, cell)
-    left = {*study.tags, "frechet", "detector", "frechet_samples"}
+    left = {*study.tags, "frechet", "detector", "frechet_samples", "wall_seconds"}      # of its controls too, and elsewhere
     own = {k: v for k, v in row.items() if (k in wanted if k.startswith(controls) else k in known and k not in left)}
-    return {**own, **cell.tags, "key": cell.key, "study": study.name}
+    return {**own, **cell.tags, "key": cell.key, "study": study.name, "wall_seconds": None}

@@ -21,7 +21,7 @@ from ._engines import Engine, get_engine
 from ._folder import Folder, open_folder
 from ._progress import Progress
 from ._registry import get_study
-from ._reuse import reused
+from ._reuse import Source, reused, sources
 from ._stale import stale
 from ._verdict import Asked, Verdict, judge
 from ._work import Work
@@ -76,7 +76,8 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         device: cpu, cuda or auto
         engine_options: of ray: {"cpus": 1, "gpus": 0.25} for every fit, {"retries": 2} for one whose machine was lost
         quiet: print nothing
-        reuse: folders of studies, this one or others, whose rows of the same fits are taken over instead of fitting again
+        reuse: folders of studies, this one or others, whose rows of the same fits are taken over instead of fitting again;
+            not of fits whose arguments name files or folders, and a failed row stays until `retry`
 
     Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
     else or has rows of a generator that is another now, and for an address that does not answer, DetectorError for a detector
@@ -104,6 +105,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     if isinstance(engine, Engine) and (address or engine_options):
         raise StudyError("engine: address and engine_options are for an engine by its name; give them to the engine itself")
     runner = engine if isinstance(engine, Engine) else get_engine(engine, address, chosen.isolated, engine_options)
+    others = sources(reuse, chosen)
     distances = None if plot_only else Distances(folder, detector)      # whatever cannot begin claims no folder
     if not plot_only:
         runner.begin(keep, None if quiet else print)
@@ -112,7 +114,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         opened = open_folder(folder, chosen, dict(small=small, options=options, detector=detector))
         if distances is not None:
             distances.open()
-            _run(opened, wanted, runner, retry, keep, reuse, distances, device, quiet)
+            _run(opened, wanted, runner, retry, keep, others, distances, device, quiet)
         rows = opened.rows()
         verdict = write_page(opened, rows, asked)
     there = {r["key"] for r in rows}
@@ -191,7 +193,7 @@ def _offer(cells: Sequence[Cell]) -> str:
     return "it knows " + "; ".join(told) if told else "its cells are all alike, so leave it out"
 
 
-def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, reuse: Sequence[str | Path],
+def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, keep: bool, others: Sequence[Source],
          distances: Distances, device: str, quiet: bool) -> None:
     work, rows, places = Work(folder.study.name, folder.fits, device), folder.rows(), {c.key: c.place for c in cells}
     old = stale(rows, cells)
@@ -208,10 +210,13 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
             folder.rewrite(rows := [r for r in rows if r["key"] not in again])
     there = {r["key"] for r in rows}
     missing = [cell for cell in cells if cell.key not in there]
-    for row in _reused(reuse, folder.study, missing, quiet):
-        folder.append(distances.beside(row))
-        rows.append(row)
-        there.add(row["key"])
+    for path, own in reused(others, folder.study, missing).items():
+        for row in own:
+            folder.append(distances.beside(row))
+            rows.append(row)
+            there.add(row["key"])
+        if not quiet:
+            print(f"{path}: {len(own)} rows taken over")
     missing = [cell for cell in missing if cell.key not in there]
     wanted = Counter(cell.place for cell in missing)
     if not keep:                        # a kill may come between a row and the end of its run folder
@@ -233,18 +238,6 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
             progress.done(row)
     if not keep and folder.fits.exists() and not any(folder.fits.iterdir()):
         folder.fits.rmdir()
-
-
-def _reused(folders: Sequence[str | Path], study: Study, cells: Sequence[Cell], quiet: bool) -> list[Row]:
-    """Rows of other folders for the cells, but of generators that are others now."""
-    rows = []
-    for folder, own in reused(folders, study, cells).items():
-        old = stale(own, cells)
-        rows += [row for row in own if row["key"] not in old]
-        if not quiet:
-            note = f", {len(old)} left since their generators are others now" if old else ""
-            print(f"{folder}: {len(own) - len(old)} rows taken over{note}")
-    return rows
 
 
 def _rows(engine: Engine, cells: Sequence[Cell], work: Work) -> Generator[Row, None, None]:
