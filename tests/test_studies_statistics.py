@@ -6,7 +6,7 @@ from study_rows import row
 
 from probes.studies import get_study, pearson, points, spearman
 from probes.studies._points import values
-from probes.studies._statistics import ranks
+from probes.studies._statistics import ranks, within
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,3 +70,20 @@ def test_seeds_become_one_point():
     assert (eight.value, eight.low, eight.high, eight.seeds) == (0.6, 0.4, 0.92, 3)
     assert eight.median("parameters") == 11 and eight.median("seconds") is None and str(eight) == "0.60 [0.40, 0.92]"
     assert values(rows, "rank") == [2, 8] and values(rows, "intrinsic", ("depth", "normal")) == ["normal"]
+
+
+def test_within_groups_their_differences_have_no_part():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=6), random.normal(size=6)
+    own = scipy.stats.kendalltau(x, y, method="exact")
+    found = within([(x, y)])
+    assert found.value == pytest.approx(own.statistic) and found.p == pytest.approx(own.pvalue, abs=0.02) and found.n == 6
+    apart = [(np.arange(4), -np.arange(4.0)), (np.arange(4) + 10, 50 - np.arange(4.0)), ([3], [9])]
+    assert pearson(*map(np.concatenate, zip(*apart, strict=True))).value > 0        # pooled, it rises
+    found = within(apart)
+    assert found.value == -1 and found.n == 9 and found.p == pytest.approx(2 / 24 ** 2, abs=0.002)
+    assert str(found).startswith("−1.00 (n = 9, p = 0.00")
+    assert np.isnan(within([([1], [2]), ([3], [3])]).value) and np.isnan(within([]).value)
+    assert within([([1, 1], [2, 3]), ([1, 2], [1, 2])]).value == 1                  # ties of x are no pairs
+    with pytest.raises(ValueError, match="equally many finite numbers"):
+        within([([1, 2], [1])])

@@ -13,6 +13,7 @@ from ._label import label
 from ._list import list_
 from ._runs import predict
 from ._score import evaluate
+from ._spelling import spelled
 from ._study import study
 
 _REPEATED = {"protocol": "by name", "reuse": "folder of a study, this one or another, whose rows of the same fits are taken over"}
@@ -45,7 +46,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; errors that a user can mend are one line, without a traceback."""
     parser, functions = _parser()
-    parsed: Namespace = parser.parse_args(arguments)
+    parsed: Namespace = parser.parse_args(spelled(sys.argv[1:] if arguments is None else arguments, functions))
     options = dict(parsed[parsed.subcommand].items())
     options.pop("config", None)
     try:

@@ -12,7 +12,7 @@ from ._page import table
 from ._plots import INTRINSICS, nothing, scatter
 from ._points import Point, points, values
 from ._registry import register_study
-from ._statistics import FEWEST, Correlation, pearson, spearman
+from ._statistics import FEWEST, Correlation, pearson, spearman, within
 from ._verdict import Verdict, decide
 
 _SMALL = ("stylegan2-scenes@16k", "stylegan2-scenes@64k", "stylegan2-scenes@256k", "stylegan2-scenes", "sd-scenes@64k",
@@ -85,10 +85,16 @@ class Fid(Study):
             own = {p.at["intrinsic"]: p for p in ends if p.at["generator"] == name}
             each.append([name, f"{distance:.3g}", *(own.get(i) for i in names)])
         others = f" Left out, as not comparable with these: {'; '.join(map(_kind, kinds[1:]))}." if kinds[1:] else ""
+        left_out = values(rows, "family")
+        standing = [(intrinsic, _within(families), *(_without(families, family) for family in left_out))
+                    for intrinsic, families in _levels(rows).items()]
         return "\n\n".join([
             "Correlation of Fréchet distance and skill (below 0: better generators know more), with 95 % bootstrap intervals "
             "over generators and a permutation p:",
             table(["intrinsic", "over", "Spearman ρ", "Pearson r (log distance)"], lines),
+            "What hangs on one family, and what is left of it where families are compared with themselves alone (Kendall's τ over "
+            "pairs within families; p over pairings within them):",
+            table(["intrinsic", "τ within families", *(f"pooled ρ without {family}" for family in left_out)], standing),
             "Skill of each generator:", table(["generator", "Fréchet distance", *names], each),
             f"Detector: {_kind(kinds[0])}.{others} A pooled coefficient compares architectures "
             "too, and those differ in what a probe can adapt; the families' own do not."])
@@ -129,6 +135,19 @@ def _levels(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, Point]
                 families.setdefault(p.at["family"], []).append((p.at["frechet"], p))
         families[POOLED] = [pair for pairs in list(families.values()) for pair in pairs]
     return found
+
+
+def _families(levels: dict[str, list]) -> list[str]:
+    return sorted(family for family in levels if family != POOLED)
+
+
+def _within(levels: dict[str, list[tuple[float, Point]]]) -> Correlation:
+    return within([([x for x, _ in levels[f]], [p.value for _, p in levels[f]]) for f in _families(levels)])
+
+
+def _without(levels: dict[str, list[tuple[float, Point]]], family: str) -> Correlation:
+    """Pooled, but for one family."""
+    return correlate([pair for other in _families(levels) if other != family for pair in levels[other]])[0]
 
 
 def correlate(found: Sequence[tuple[float, Point]]) -> tuple[Correlation, Correlation]:

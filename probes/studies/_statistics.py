@@ -41,7 +41,7 @@ class Correlation:
         if np.isnan(self.value):
             return f"– (n = {self.n})"
         interval = "" if np.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]"
-        p = "" if np.isnan(self.low) else ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.2g}"
+        p = "" if np.isnan(self.p) or self.n < FEWEST else ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.2g}"
         return f"{self.value:+.2f}{interval} (n = {self.n}{p})".replace("-", "−")
 
 
@@ -83,6 +83,32 @@ def spearman(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES,
     Raises ValueError for sequences of different lengths or with values that are not finite.
     """
     return _correlate(_spearman, x, y, resamples, seed)
+
+
+def within(groups: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> Correlation:
+    """Kendall's τ over the pairs of generators within groups [(x, y)], and its permutation p over pairings within them: what
+    groups differ in as a whole has no part in it (Kendall 1938, Biometrika 30). No interval: groups of two have none.
+
+    Raises ValueError as `spearman`.
+    """
+    pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in groups]
+    if any(x.shape != y.shape or x.ndim != 1 or not (np.isfinite(x).all() and np.isfinite(y).all()) for x, y in pairs):
+        raise ValueError("groups: expected pairs of equally many finite numbers")
+    signs = [np.sign(x[:, None] - x) for x, _ in pairs]
+    nan, n = float("nan"), sum(len(x) for x, _ in pairs)
+    most = sum(np.abs(sign).sum() for sign in signs)
+    if not most:
+        return Correlation(nan, nan, nan, n)
+
+    def agreement(ys: list[np.ndarray]) -> np.ndarray:
+        return sum((sign * np.sign(y[..., :, None] - y[..., None, :])).sum((-2, -1)) for sign, y in zip(signs, ys, strict=True))
+
+    rng = np.random.default_rng(seed)
+    value = float(agreement([y for _, y in pairs]))
+    drawn = np.concatenate([agreement([rng.permuted(np.tile(y, (PERMUTATIONS // 10, 1)), axis=1) for _, y in pairs])
+                            for _ in range(10)])
+    as_far = int((np.abs(drawn) >= abs(value)).sum()) + 1           # the one observed is among them
+    return Correlation(value / most, nan, nan, n, as_far / (len(drawn) + 1))
 
 
 def _correlate(of: Callable, x: Sequence[float], y: Sequence[float], resamples: int, seed: int) -> Correlation:

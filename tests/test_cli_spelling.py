@@ -1,0 +1,29 @@
+"""The command line takes options as people write them."""
+import pytest
+
+import probes
+from probes import cli
+from probes.cli._spelling import spelled
+
+
+@pytest.mark.parametrize(("written", "read"), [
+    (["study", "rank", "--small"], ["study", "rank", "--small", "true"]),
+    (["study", "--small", "rank", "--out", "a-b"], ["study", "--small", "true", "rank", "--out", "a-b"]),
+    (["study", "rank", "--small", "False", "--plot-only"], ["study", "rank", "--small", "False", "--plot_only", "true"]),
+    (["study", "rank", "--small=true"], ["study", "rank", "--small=true"]),
+    (["fit", "--learning-rate=1e-3", "--report-to", "none"], ["fit", "--learning_rate=1e-3", "--report_to", "none"]),
+    (["fit", "--generator_options.conv-in", "a-b"], ["fit", "--generator_options.conv_in", "a-b"]),
+    (["predict", "run", "--", "-x"], ["predict", "run", "--", "-x"]), (["list", "methods"], ["list", "methods"]), ([], [])],
+    ids=str)
+def test_one_spelling(written, read):
+    assert spelled(written, {"study": cli.study, "fit": probes.fit, "predict": cli.predict, "list": cli.list_}) == read
+
+
+def test_the_command_understands_them(monkeypatch):
+    given = {}
+    monkeypatch.setattr("probes.studies.study", lambda *a, **b: given.update(a=a, **b) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["study", "rank", "--small", "--only", "rank=2", "--plot-only"])
+    assert given["a"][:3] == ("rank", None, True) and given["a"][5] == "rank=2" and given["a"][7] is True
+    with pytest.raises(SystemExit):
+        cli.main(["study", "rank", "--smaller"])
