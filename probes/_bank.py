@@ -91,13 +91,22 @@ class Request:
         labels = None if self.classes is None else [self.classes[s % len(self.classes)] for s in seeds]
         state, image = drawn(self.generator, seeds, labels, self.data)
         values = self.teacher.label_indexed(image, self.intrinsic.name, seeds)
-        if not (~values.isinf() if self.teacher.masked else values.isfinite()).all():
-            raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for seeds "
-                            f"{seeds.start} … {seeds.stop - 1}")
+        wrong = (values.isinf() if self.teacher.masked else ~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
+        if wrong:
+            raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for {self._called(seeds, wrong)}; "
+                            "mend the teacher, or the files that its maps come from. "
+                            + ("NaN is how it says that a pixel has no value, infinity is none" if self.teacher.masked else
+                               "One that leaves pixels out says NaN there, and that it does so with masked = True"))
         if self.physical:
             return state, values, 0.0
         cut = _depth.outside(values, self.intrinsic.options) if self.intrinsic.name == "depth" else 0.0
         return state, self.intrinsic.encode(values, self.intrinsic.options), cut
+
+    def _called(self, seeds: range, wrong: Sequence[int]) -> str:
+        """Some of the seeds, or images by their names, in words."""
+        names = [str(seeds[i]) if self.data is None else self.data.sample_name(seeds[i]) for i in wrong[:3]]
+        what = "seed" if self.data is None else "image"
+        return f"{what}{'s' * (len(wrong) > 1)} {', '.join(names)}{' …' if len(wrong) > 3 else ''}"
 
     def in_output_space(self, encoded: Tensor, seeds: range) -> Tensor:
         """Encoded targets as training compares with them. A latent that shows a pixel without a value, or is next to one that
@@ -235,6 +244,11 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     sums = sum(np.nansum(arrays["target"][i:i + 256], 0, np.float64) for i in blocks)
     known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
     np.save(part / "mean.npy", (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
+    if not known.any():
+        del arrays, array
+        shutil.rmtree(part)             # its maps may be mended under the same name
+        raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for {request.intrinsic.name}; "
+                        "mend the teacher, or the files that its maps come from")
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), cut=cut / total, files=files,
                     teacher=f"{request.teacher.name} {request.teacher.version}",

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from families import FAMILIES
+from PIL import Image
 from tiny import SMALL, Brightness
 
 import probes
@@ -265,5 +266,36 @@ def test_a_teacher_that_says_nan_is_named(tmp_path):
         def label(self, image, intrinsic):
             return super().label(image, intrinsic) * float("nan")
 
-    with pytest.raises(probes.BankError, match="broken returned values that are not finite"):
+    with pytest.raises(probes.BankError, match=r"broken returned values that are not finite for seeds 1000000, 1000001, 1000002 …; "
+                       "mend the teacher.*with masked = True"):
         probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Broken()})
+
+
+def test_images_without_a_number_are_called_by_their_names(tmp_path):
+    from probes.data import get_data
+
+    class Half(Brightness):
+        name = "half"
+
+        def label(self, image, intrinsic):
+            values = super().label(image, intrinsic)
+            values[1::2, :, :4] = float("inf")
+            return values
+
+    for i in range(20):
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(tmp_path / f"photo{i:02d}.png")
+    generator = FAMILIES["stable-diffusion"][0]()
+    with pytest.raises(probes.BankError, match=r"half returned values that are not finite for images photo05.*, photo07.*, photo09"):
+        probes.fit(generator, data=get_data(str(tmp_path)), out=str(tmp_path / "run"), **{**SMALL, "teacher": Half(), "samples": 16})
+
+
+@pytest.mark.parametrize("evaluate", [0, 8])
+def test_a_teacher_without_a_single_value_fits_nothing(tmp_path, evaluate):
+    class Blank(Brightness):
+        name, masked = "blank", True
+
+        def label(self, image, intrinsic):
+            return super().label(image, intrinsic) * float("nan")
+
+    with pytest.raises(probes.BankError, match="blank gave no pixel of 24 images a value for shading; mend the teacher"):
+        probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Blank(), "evaluate": evaluate})
