@@ -20,10 +20,12 @@ import generators
 from generators.stable_diffusion import StableDiffusion, StableDiffusionConfig, StableDiffusionNetwork
 
 CONFIGS = Path(generators.__file__).parent / "stable_diffusion" / "configs"
-PRESETS = {"sd15": (512, 1), "sd15-256": (256, 1)}        # resolution, batch
+PRESETS = {"sd15": (512, 1), "sd15-256": (256, 1), "sd-embedded": (64, 4)}        # resolution, batch
 
 
 def config_of(preset: str) -> StableDiffusionConfig:
+    if preset == "sd-embedded":
+        return generators.load("sd-scenes").network.config
     about = json.loads((CONFIGS / f"{preset.partition('-')[0]}.json").read_text())
     parts = {name: about[name] for name in ("unet", "vae", "text_encoder", "scheduler")}
     return StableDiffusionConfig(**parts, resolution=512)
@@ -34,31 +36,34 @@ class StableDiffusionSteps:
     unmeasured = ("floor",)
     base, reference, notes = "all inside", "plain", __doc__
 
-    def __init__(self, preset: str) -> None:
-        self.resolution, self.batch = PRESETS[preset]
+    def __init__(self, preset: str, resolution: int | None = None, batch: int | None = None, device: str = "cpu") -> None:
+        self.resolution, self.batch = resolution or PRESETS[preset][0], batch or PRESETS[preset][1]
         config = config_of(preset)
-        network = StableDiffusionNetwork(config).requires_grad_(False)
-        network.tokenizer, network._tokens = "none", lambda prompts: torch.zeros(len(prompts), 77, dtype=torch.int64)
+        network = StableDiffusionNetwork(config).requires_grad_(False).to(device)
+        length = config.text_encoder["max_position_embeddings"]
+        network.tokenizer = "none"
+        network._tokens = lambda prompts: torch.zeros(len(prompts), length, dtype=torch.int64)
         self.generator = StableDiffusion(preset, network, resolution=self.resolution)
         self.network = network
         self.sites = self.generator.sites("all")
         generator = torch.Generator().manual_seed(2)
         shape = (self.batch, 3, self.resolution, self.resolution)
-        self.image, self.target = (torch.rand(shape, generator=generator) * 2 - 1 for _ in range(2))
+        self.image, self.target = ((torch.rand(shape, generator=generator) * 2 - 1).to(device) for _ in range(2))
         state = self.generator.prepare(self.generator.encode(self.image))
         self.latents = [state["latent"], self.generator.to_target(self.target, range(self.batch))]
         self.generator.context(1)
 
     def __getitem__(self, variant: str) -> Step:
-        if variant == "floor":
-            return self._bare()
+        wanted = torch.bfloat16 if "bf16" in variant else torch.float32
+        if "floor" in variant:
+            return self._bare(wanted)
         if self.sites:
             adapt(self.network, self.sites, lambda name: False)
             self.sites = []
         unet = self.network.unet
 
         def prepared() -> tuple[Tensor, Tensor]:
-            if variant == "all inside":
+            if "all inside" in variant:
                 self.generator._embeddings.clear()
                 state = self.generator.prepare(self.generator.encode(self.image))
                 return state["latent"], self.generator.to_target(self.target, range(self.batch))
@@ -71,28 +76,32 @@ class StableDiffusionSteps:
         step = training_step(draw, None, self.network, lambda prediction, _: F.mse_loss(prediction, self.wanted))
 
         # As `fit` does before its steps: VAE and text encoder, laid aside, stay so on a CPU.
-        if variant != "all inside":
+        if "all inside" not in variant:
             with self.generator.stepping():
                 pass
 
+        compiled = torch.compile(unet._call_impl) if "compiled" in variant else None
+
         def in_its_way() -> object:
             # Nothing to do but in the first of a variant's turns: LoRA stays in float32, as `fit` has it.
-            wanted = torch.bfloat16 if "bf16" in variant else torch.float32
             for name, parameter in unet.named_parameters():
                 if "lora_" not in name:
                     parameter.data = parameter.data.to(wanted)
-            (unet.enable_gradient_checkpointing if variant == "checkpointing" else unet.disable_gradient_checkpointing)()
+            (unet.enable_gradient_checkpointing if "checkpointing" in variant else unet.disable_gradient_checkpointing)()
+            unet._compiled_call_impl = compiled
             return step()
         return in_its_way
 
-    def _bare(self) -> Step:
+    def _bare(self, dtype: torch.dtype) -> Step:
         """A second U-Net of the same shapes without adapters."""
         from diffusers import UNet2DConditionModel
 
         unet = UNet2DConditionModel.from_config(self.network.config.unet).requires_grad_(False)
-        latent, context = self.latents[0].clone().requires_grad_(), self.generator.context(self.batch)
+        torch.nn.Module.to(unet, self.image.device, dtype)      # diffusers' own warns of what does not happen here
+        latent = self.latents[0].clone().requires_grad_()
+        context = self.generator.context(self.batch).to(dtype)
 
         def step() -> None:
-            prediction = unet(latent, 999, encoder_hidden_states=context).sample
-            torch.autograd.grad(F.mse_loss(prediction, self.latents[1]), latent)
+            prediction = unet(latent.to(dtype), 999, encoder_hidden_states=context).sample
+            torch.autograd.grad(F.mse_loss(prediction.float(), self.latents[1]), latent)
         return step

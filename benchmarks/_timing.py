@@ -9,17 +9,20 @@ from collections.abc import Callable
 import torch
 
 
-def interleave(steps: dict[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, dict[str, float]]:
+def interleave(steps: dict[str, Callable[[], object]], repeats: int, warmup: int = 1,
+               finish: Callable[[], object] = lambda: None) -> dict[str, dict[str, float]]:
     """Runs A B C A B C ... and gives each variant's medians: {name: {"wall": s, "cpu": s, "fastest": s}}.
 
     `cpu` is the process's CPU time over the number of threads: what the step would take on an idle machine if its
-    threads were always busy. Where the machine is shared it is the steadier of the two.
+    threads were always busy. Where the machine is shared it is the steadier of the two. `finish` waits for whatever a step
+    left running, such as an accelerator's work.
     """
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for turn in range(warmup + repeats):
         for name, step in steps.items():
             wall, cpu = time.perf_counter(), time.process_time()
             step()
+            finish()
             elapsed = time.perf_counter() - wall, (time.process_time() - cpu) / torch.get_num_threads()
             if turn >= warmup:
                 samples[name].append(elapsed)

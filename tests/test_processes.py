@@ -15,6 +15,7 @@ import torch
 from families import FAMILIES
 from filelock import FileLock
 from run_processes import TINY, fitted, spoiled
+from safetensors.torch import load_file
 from tiny import SMALL
 
 import probes
@@ -341,3 +342,19 @@ def test_a_tracker_that_is_not_installed_is_named_first(name, package, tmp_path,
 def test_tensorboard_files_are_in_the_run_folder(tmp_path):
     fitted(tmp_path, **{**SMALL, "steps": 20}, report_to="tensorboard")
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_the_readmes_launch(tmp_path):
+    """`accelerate launch … -m probes fit`, two processes, and the same command without it."""
+    surroundings, found = environment(tmp_path), []
+    fit = ["-m", "probes", "fit", "--samples", "12", "--steps", "4", "--batch", "4", "--evaluate", "0", "--rank", "2"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--main_process_port", surroundings["MASTER_PORT"], "--mixed_precision", "no", "--dynamo_backend", "no"]
+    for name, before in (("two", launch), ("one", [])):
+        done = subprocess.run([sys.executable, *before, *fit, "--out", str(tmp_path / name)], env=surroundings, text=True,
+                              capture_output=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+        assert json.loads((tmp_path / name / "probe.json").read_text())["training"].get("processes", 1) == (2 if before else 1)
+    assert apart(*found) < 1e-5

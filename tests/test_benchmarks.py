@@ -1,0 +1,34 @@
+"""Benchmarks run: what a figure was measured with must still be there."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(name, *arguments):
+    done = subprocess.run([sys.executable, HERE / name, *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_stable_diffusions_step_on_any_device(tmp_path):
+    out = run("sd_step.py", "--preset", "sd-embedded", "--device", "cpu", "--precision", "bf16", "--batch", 1, "--repeats", 1,
+              "--peak-tflops", 1, "--json", tmp_path / "step.json")
+    report = json.loads((tmp_path / "step.json").read_text())
+    assert list(report["times"]) == ["all inside", "plain", "checkpointing", "floor"] and report["flops"] > 1e8
+    share = 100 * report["flops"] / report["times"]["plain"]["wall"] / 1e12
+    line = next(line for line in out.splitlines() if line.startswith("plain"))
+    assert line.endswith(f"{share:.0f} %") and "sd-embedded, 64 px, batch 1, bf16, CPU, 1 threads" in out
+
+
+@pytest.mark.slow
+def test_a_probes_step():
+    out = run("probe_step.py", "--preset", "embedded", "--repeats", 1, "--threads", 1, "--no-memory", "--variants", "plain", "frozen")
+    assert "speed-up: over grouped" in out and sum(line.startswith(("plain", "frozen")) for line in out.splitlines()) >= 2
