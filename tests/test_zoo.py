@@ -195,3 +195,13 @@ def test_the_discriminator_tells_its_size():
     assert set(network.learning_rate_scales()) == {name for name, _ in network.named_parameters()}
     with pytest.raises(ValueError, match="channels"):
         Discriminator(64, (16, 16, 16))
+
+
+def test_several_steps_are_no_part_of_the_figure_of_controls():
+    single = dict(generator="sd-scenes", intrinsic="normal", mode="single", samples="10", steps="5", images="1", seed="0",
+                  skill="0.4", skill_low="0.3", skill_high="0.5")
+    multi = {**single, "mode": "multi: 10 steps, guidance 1, zero terminal SNR", "steps": "50", "skill": "0.2"}
+    assert [row["skill"] for row in evaluate_levels.as_study([multi, single])] == [0.4]
+    options = dict(mode="multi", steps=10, guidance=1.0, zero_snr=False)
+    assert evaluate_levels._mode(options) == "multi: 10 steps, guidance 1, its own terminal SNR"
+    assert evaluate_levels._mode(dict(mode="single")) == "single" and evaluate_levels._mode({}) == ""

@@ -39,7 +39,7 @@ def _row(folder: Path) -> dict:
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
                teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
                encoding=record["intrinsic"]["options"].get("encoding", ""),
-               metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
+               mode=_mode(record["generator"]["options"]), metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
                seed=request["seed"], samples=request["samples"], steps=request["steps"],
                trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
@@ -49,13 +49,22 @@ def _row(folder: Path) -> dict:
     return row
 
 
+def _mode(options: dict) -> str:
+    """How a diffusion model says it; empty for other generators."""
+    if options.get("mode") != "multi":
+        return options.get("mode", "")
+    return (f"multi: {options['steps']} steps, guidance {options['guidance']:g}, "
+            f"{'zero' if options['zero_snr'] else 'its own'} terminal SNR")
+
+
 def _markdown(rows: list[dict]) -> str:
     lines = ["| generator | images | Fréchet | pairs, steps | intrinsic | taught by, against | trivial | probe | "
              "skill [95 %] | latent | rgb | random | crossed |", "| --- " * 13 + "|"]
     for r in rows:
         controls = [f"{float(r[f'{c}_skill']):.2f}" if r.get(f"{c}_skill") not in (None, "") else "–"
                     for c in ("latent", "rgb", "random", "crossed")]
-        lines.append(f"| {r['generator']} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['samples']}, "
+        name = r["generator"] + (f" ({r['mode']})" if r.get("mode") not in (None, "", "single") else "")
+        lines.append(f"| {name} | {int(r['images']) // 1000}k | {float(r['frechet']):.3g} | {r['samples']}, "
                      f"{r['steps']} | {r['intrinsic']} | {r['teacher']}, {r['against']} | "
                      f"{float(r['trivial']):.3g} | {float(r['probe']):.3g} | **{float(r['skill']):.2f}** "
                      f"[{float(r['skill_low']):.2f}, {float(r['skill_high']):.2f}] | {' | '.join(controls)} |")
@@ -63,10 +72,12 @@ def _markdown(rows: list[dict]) -> str:
 
 
 def as_study(results: Iterable[dict]) -> list[dict]:
-    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the fit with the most controls
+    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the single-step fit with the most controls
     beside it, of those the one with the largest budget, of those the level that saw the most images."""
     best: dict[tuple[str, str], dict] = {}
     for r in results:
+        if (r.get("mode") or "").startswith("multi"):
+            continue
         at = r["generator"].partition("@")[0], r["intrinsic"]
         if at not in best or _weight(r) > _weight(best[at]):
             best[at] = r
