@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
-from families import FAMILIES, states
+from families import FAMILIES, _stable_diffusion, states
 
 import adapters
 import probes
@@ -243,6 +243,21 @@ def test_training_lays_aside_what_steps_do_not_need(generator, monkeypatch, tmp_
     assert not seen                             # which decodes a picture in every step
     learn(method="linear", prompt="surface normal")
     assert seen["parts"] == [network.vae, network.text_encoder] and "surface normal" in generator._embeddings
+
+
+@pytest.mark.parametrize("options", [dict(checkpointing=True), dict(precision="bf16"), dict(precision="fp16"),
+                                     dict(mode="multi", conv_in="doubled", checkpointing=True)], ids=str)
+def test_a_fit_that_saves_memory_is_the_fit(options, tmp_path):
+    """Recomputed activations change nothing, half precision a little; the adapter itself stays in float32."""
+    plain, states = {k: v for k, v in options.items() if k in ("mode", "conv_in")}, []
+    for name, given in (("plain", plain), ("spare", options)):
+        probe = probes.fit(_stable_diffusion(**given)(), data="scenes", teacher="exact", intrinsic="normal", samples=10, steps=6,
+                           batch=2, evaluate=2, controls=[], quiet=True, out=str(tmp_path / name))
+        states.append(probe.adapter.state())
+    assert {v.dtype for v in states[1].values()} == {torch.float32}
+    change = sum((states[1][k] - v).square().sum() for k, v in states[0].items()).sqrt()
+    size = sum(v.square().sum() for v in states[0].values()).sqrt()
+    assert change < (0.05 if "precision" in options else 1e-5) * size
 
 
 def test_a_mapped_checkpoint_is_not_copied(tmp_path):
