@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from generators._names import unknown
+from generators._names import UnknownNameError, unknown
 
 from . import _depth
 
@@ -111,7 +111,8 @@ def get_intrinsic(name: str | Intrinsic) -> Intrinsic:
     if isinstance(name, Intrinsic):
         return name
     if name not in _REGISTRY:
-        raise unknown("intrinsic", name, _REGISTRY)
+        raise UnknownNameError(f"{unknown('intrinsic', name, _REGISTRY)}; one of your own is made known with "
+                               "probes.register_intrinsic")
     return _REGISTRY[name]
 
 

@@ -271,6 +271,8 @@ def test_bad_images_data_and_prompts_are_named(generator, tmp_path):
         generator.encode(torch.zeros(1, 3, 30, 32))
     with pytest.raises(ValueError, match="images: some values are not finite"):
         generator.encode(torch.full((1, 3, 32, 32), float("nan")))
+    with pytest.raises(generators.UnknownNameError, match="intrinsic: unknown name 'roughness'; .*probes.register_intrinsic"):
+        probes.fit(generator, out=str(tmp_path), **{**SMALL, "intrinsic": "roughness", "prompt": "roughness map"})
     with pytest.raises(generators.UnknownNameError, match="scenes"):
         probes.fit(generator, data="scene", out=str(tmp_path), **SMALL)
     with pytest.raises(ValueError, match="data: tiny draws its own images"):
