@@ -2,10 +2,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from make_sd import PARTS, WEIGHTS
 
 from generators._download import DownloadError, OfflineError
 from generators.stable_diffusion import _hub
+from generators.stable_diffusion._multi import widen
 from generators.stable_diffusion._public import PUBLIC
 
 
@@ -65,6 +68,32 @@ def test_a_name_on_the_hub_fetches_only_what_is_read(monkeypatch, tmp_path):
     assert _hub.resolve(hub.repo, variant="fp16") == found and len(hub.asked) == 2
     assert {n for n in hub.asked[1][2] if n not in described} == {f"{p}/{WEIGHTS[p]}.fp16.safetensors" for p in PARTS}
     assert _hub.resolve(str(tmp_path)) == tmp_path
+
+
+def test_of_an_instruct_pix2pix_the_unet_alone_is_fetched(monkeypatch, tmp_path):
+    """What the paper's multi-step variant starts from, by its name."""
+    hub = Hub(monkeypatch, tmp_path, "timbrooks/instruct-pix2pix", FILES)
+    asked = []
+    wide = torch.arange(32 * 8 * 9.0).reshape(32, 8, 3, 3)
+
+    def read(place):
+        asked.append(place)
+        return wide, torch.zeros(32)
+
+    monkeypatch.setattr("generators.stable_diffusion._read.read_conv_in", read)
+    unet = UNet2DConditionModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",),
+                                up_block_types=("UpBlock2D",), mid_block_type=None, cross_attention_dim=8, norm_num_groups=8)
+    own = unet.conv_in.weight.clone()
+    widen(unet, hub.repo, "tiny")
+    assert asked == [tmp_path / "timbrooks--instruct-pix2pix"] and unet.conv_in.in_channels == 8 and unet.widened_by == hub.repo
+    assert torch.equal(unet.conv_in.weight, torch.cat([own, wide[:, 4:]], 1))
+    (_, _, wanted), = hub.asked
+    assert sorted(wanted) == ["unet/config.json", f"unet/{WEIGHTS['unet']}.safetensors"]
+    hub.online = False
+    assert _hub.resolve(hub.repo, parts=("unet",)) == asked[0]
+    with pytest.raises((OfflineError, DownloadError)) as error:
+        _hub.resolve("x/y", parts=("unet",))
+    assert "unet/config.json" in str(error.value) and "vae" not in str(error.value)
 
 
 def test_what_the_hub_may_answer(monkeypatch, tmp_path):

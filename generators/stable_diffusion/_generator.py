@@ -42,8 +42,8 @@ class StableDiffusion(Generator):
         precision: of the U-Net: "fp32", "bf16" or "fp16"; VAE and text encoder stay in fp32
         checkpointing: recompute activations in the backward pass instead of keeping them: less memory, about a third slower
         conv_in: of `multi`: the half of the U-Net's first convolution that reads the image's latent: "doubled" (its own
-            weights for both halves, halved), "random:SEED", or the path of an InstructPix2Pix; "own", or nothing, for a
-            U-Net that reads two latents already
+            weights for both halves, halved), "random:SEED", or an InstructPix2Pix, its path or name on the hub; "own", or
+            nothing, for a U-Net that reads two latents already
         steps: of `multi`: of DPM-Solver++
         guidance: of `multi`: of classifier-free guidance by the prompt; 1 turns it off
         rescale: of `multi`: how far guided predictions get the contrast of unguided ones back, 0 … 1 (arXiv 2305.08891, 3.4)

@@ -7,7 +7,7 @@ is one: 4 GB of the 40 that lie in some of these repositories.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .._download import DownloadError
@@ -26,8 +26,8 @@ ALIASES = {
 DESCRIPTIONS = ("model_index.json", *(f"{part}/config.json" for part in PARTS), "scheduler/scheduler_config.json")
 
 
-def resolve(name: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """The folder of a model, fetched where it is not in the cache.
+def resolve(name: str, revision: str | None = None, variant: str | None = None, parts: Sequence[str] = PARTS) -> Path:
+    """The folder of a model, or of these parts of it, fetched where it is not in the cache.
 
     Args:
         name: owner/model on the hub, its address, or a folder, which is returned as it is
@@ -47,64 +47,66 @@ def resolve(name: str, revision: str | None = None, variant: str | None = None) 
     given = str(name).removeprefix(HUB)
     kept = ALIASES.get(given, given)
     for repo in dict.fromkeys((given, kept)):           # fetched before it was withdrawn, it is still in the cache
-        if folder := _cached(repo, revision, variant):
+        if folder := _cached(repo, revision, variant, parts):
             return folder
-    return _fetch(kept, given, revision, variant)
+    return _fetch(kept, given, revision, variant, parts)
 
 
-def _cached(repo: str, revision: str | None, variant: str | None, exactly: bool = True) -> Path | None:
+def _cached(repo: str, revision: str | None, variant: str | None, parts: Sequence[str], exactly: bool = True) -> Path | None:
     """The folder in the cache where it has all parts, `exactly` in the precision that was asked for."""
     folder = cached(repo, "unet/config.json", revision, "generator")
     if folder is None:
         return None
     try:
-        _, missing, kinds = _wanted(listing(folder), variant, lambda index: weight_map(folder / index))
+        _, missing, kinds = _wanted(listing(folder), variant, lambda index: weight_map(folder / index), parts)
     except ValueError:
         return None
     asked = variant in kinds if variant else kinds == {None}
     return folder if not missing and (asked or not exactly) else None
 
 
-def _fetch(repo: str, given: str, revision: str | None, variant: str | None) -> Path:
+def _fetch(repo: str, given: str, revision: str | None, variant: str | None, parts: Sequence[str]) -> Path:
     def index(path: str) -> list[str]:
         import huggingface_hub
 
         return weight_map(Path(huggingface_hub.hf_hub_download(repo, path, revision=revision)))
 
     def files(names: Iterable[str]) -> list[str]:
-        wanted, missing, _ = _wanted(names, variant, index)
+        wanted, missing, _ = _wanted(names, variant, index, parts)
         if missing:
             raise DownloadError(f"{HUB}{repo} is no Stable Diffusion in diffusers' layout: it has no {', no '.join(missing)}. "
                                 "A single file (.safetensors) of it can be given by its path, once downloaded.")
         return wanted
 
     return fetch(repo, files, revision=revision, folder="a folder in diffusers' layout can be given by its path",
-                 by_hand=_by_hand(repo, revision, variant),
+                 by_hand=_by_hand(repo, revision, variant, parts),
                  where=f"{repo}{f' ({revision})' if revision else ''}{f', which keeps {given},' if given != repo else ''}",
                  # another precision, but all there is
-                 otherwise=lambda: _cached(repo, revision, variant, exactly=False))
+                 otherwise=lambda: _cached(repo, revision, variant, parts, exactly=False))
 
 
-def _wanted(names: Iterable[str], variant: str | None, index: Callable[[str], Iterable[str]],
+def _wanted(names: Iterable[str], variant: str | None, index: Callable[[str], Iterable[str]], parts: Sequence[str] = PARTS,
             ) -> tuple[list[str], list[str], set[str | None]]:
     """(files to fetch, what is missing, variants) of a repository or folder that has the files `names`."""
     names, kinds = set(names), set()
-    wanted, missing = [], [name for name in DESCRIPTIONS if name not in names and name != "model_index.json"]
-    second = f"{SECOND}/config.json" in names
-    for part in (*PARTS, SECOND) if second else PARTS:
+    descriptions = DESCRIPTIONS if parts == PARTS else [f"{part}/config.json" for part in parts]
+    wanted, missing = [], [name for name in descriptions if name not in names and name != "model_index.json"]
+    second = parts == PARTS and f"{SECOND}/config.json" in names
+    for part in (*parts, SECOND) if second else parts:
         inside = {name[len(part) + 1:] for name in names if name.startswith(f"{part}/")}
         files, kind = choose(inside, part, variant, lambda name, part=part: index(f"{part}/{name}"))
         wanted += [f"{part}/{name}" for name in files]
         kinds.add(kind)
         missing += [] if files and inside.issuperset(files) else [f"{part}/ weights"]
-    described = (*DESCRIPTIONS, *((f"{SECOND}/config.json",) if second else ()), *TOKENIZER)
+    described = (*descriptions, *((f"{SECOND}/config.json",) if second else ()), *(TOKENIZER if parts == PARTS else ()))
     return [name for name in described if name in names] + wanted, missing, kinds
 
 
-def _by_hand(repo: str, revision: str | None, variant: str | None) -> str:
+def _by_hand(repo: str, revision: str | None, variant: str | None, parts: Sequence[str]) -> str:
     dotted = f".{variant}" if variant else ""
     stems = {"text_encoder": "model"}
-    weights = [f"{part}/{stems.get(part, 'diffusion_pytorch_model')}{dotted}.safetensors" for part in PARTS]
-    files = "\n       ".join((*DESCRIPTIONS, *weights, *TOKENIZER[:2]))
+    weights = [f"{part}/{stems.get(part, 'diffusion_pytorch_model')}{dotted}.safetensors" for part in parts]
+    described, tokens = (DESCRIPTIONS, TOKENIZER[:2]) if parts == PARTS else ([f"{part}/config.json" for part in parts], ())
+    files = "\n       ".join((*described, *weights, *tokens))
     return (f"Fetch it by other means:\n  from {HUB}{repo}/tree/{revision or 'main'}\n  the files\n       {files}\n  into one "
             "folder, each in its subfolder, and give that folder's path instead of the name.")

@@ -166,8 +166,8 @@ def conv_in_of(unet: nn.Module, conv_in: str | None, name: str) -> str:
     if channels == half:
         if conv_in is None or conv_in == OWN:
             raise ValueError("conv_in: mode 'multi' needs the half of the first convolution that reads the image's latent, "
-                             f"which the U-Net of {name} has not; give the path of an InstructPix2Pix (the paper's choice), "
-                             "'doubled' or 'random:SEED'")
+                             f"which the U-Net of {name} has not; give an InstructPix2Pix (the paper's choice: its path, or "
+                             "timbrooks/instruct-pix2pix), 'doubled' or 'random:SEED'")
         return conv_in
     if channels != 2 * half:
         raise ValueError(f"mode: the U-Net of {name} takes {channels} channels; 'multi' needs one that takes {half}, or "
@@ -194,12 +194,18 @@ def widen(unet: nn.Module, conv_in: str, name: str) -> None:
         fresh = torch.randn(weight.shape, generator=torch.Generator().manual_seed(int(seed))) * weight.std().cpu()
         weight = torch.cat([weight, fresh.to(weight)], 1)
     else:
+        from .._hub import is_hub_id
+        from ._hub import resolve
         from ._read import read_conv_in
 
-        if not Path(conv_in).exists():
-            raise FileNotFoundError(f"conv_in: {conv_in!r:.200} is neither 'doubled', nor 'random:SEED', nor the path of an "
-                                    "InstructPix2Pix that is here (a diffusers folder, .safetensors or .ckpt; no hub id)")
-        other = read_conv_in(conv_in)[0].to(weight)
+        place = Path(conv_in)
+        if not place.exists():
+            if not is_hub_id(conv_in):
+                raise FileNotFoundError(f"conv_in: {conv_in!r:.200} is neither 'doubled', nor 'random:SEED', nor an "
+                                        "InstructPix2Pix: a diffusers folder, .safetensors or .ckpt that is here, or "
+                                        "owner/model on the Hugging Face hub, as timbrooks/instruct-pix2pix")
+            place = resolve(conv_in, parts=("unet",))
+        other = read_conv_in(place)[0].to(weight)
         if other.shape[0] != len(weight) or other.shape[1] != 2 * half:
             raise ValueError(f"conv_in: {conv_in} has a first convolution of {list(other.shape)}, {name} needs "
                              f"{[len(weight), 2 * half, *weight.shape[2:]]}: an InstructPix2Pix of the same width")
