@@ -66,8 +66,8 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: 
     if x.dtype is torch.bfloat16 and x.device.type == "cpu":
         return _gradients(grad, x, weight, mean, rstd)[0]
     n, c, h, w = x.shape
-    return torch.ops.aten.native_group_norm_backward(dense(grad, x), x, mean, rstd, weight.to(x.dtype), n, c, h * w, mean.shape[1],
-                                                     (True, False, False))[0]
+    return torch.ops.aten.native_group_norm_backward(
+        dense(grad, x), x, mean, rstd, weight.to(x.dtype), n, c, h * w, mean.shape[1], (True, False, False))[0]
 
 
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:

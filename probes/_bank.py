@@ -93,8 +93,8 @@ class Request:
         values = self.teacher.label_indexed(image, self.intrinsic.name, seeds)
         wrong = (values.isinf() if self.teacher.masked else ~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
         if wrong:
-            raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for {self._called(seeds, wrong)}; "
-                            "mend the teacher, or the files that its maps come from. "
+            raise BankError(f"teacher: {self.teacher.name} returned values that are not finite for "
+                            f"{self._called(seeds, wrong)}; mend the teacher, or the files that its maps come from. "
                             + ("NaN is how it says that a pixel has no value, infinity is none" if self.teacher.masked else
                                "One that leaves pixels out says NaN there, and that it does so with masked = True"))
         if self.physical:
@@ -247,8 +247,8 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     if not known.any():
         del arrays, array
         shutil.rmtree(part)             # its maps may be mended under the same name
-        raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for {request.intrinsic.name}; "
-                        "mend the teacher, or the files that its maps come from")
+        raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for "
+                        f"{request.intrinsic.name}; mend the teacher, or the files that its maps come from")
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), cut=cut / total, files=files,
                     teacher=f"{request.teacher.name} {request.teacher.version}",

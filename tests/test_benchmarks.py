@@ -30,5 +30,6 @@ def test_stable_diffusions_step_on_any_device(tmp_path):
 
 @pytest.mark.slow
 def test_a_probes_step():
-    out = run("probe_step.py", "--preset", "embedded", "--repeats", 1, "--threads", 1, "--no-memory", "--variants", "plain", "frozen")
+    out = run("probe_step.py", "--preset", "embedded", "--repeats", 1, "--threads", 1, "--no-memory",
+              "--variants", "plain", "frozen")
     assert "speed-up: over grouped" in out and sum(line.startswith(("plain", "frozen")) for line in out.splitlines()) >= 2

@@ -266,8 +266,8 @@ def test_a_teacher_that_says_nan_is_named(tmp_path):
         def label(self, image, intrinsic):
             return super().label(image, intrinsic) * float("nan")
 
-    with pytest.raises(probes.BankError, match=r"broken returned values that are not finite for seeds 1000000, 1000001, 1000002 …; "
-                       "mend the teacher.*with masked = True"):
+    with pytest.raises(probes.BankError, match="broken returned values that are not finite for seeds 1000000, 1000001, "
+                       "1000002 …; mend the teacher.*with masked = True"):
         probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Broken()})
 
 
@@ -285,8 +285,9 @@ def test_images_without_a_number_are_called_by_their_names(tmp_path):
     for i in range(20):
         Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(tmp_path / f"photo{i:02d}.png")
     generator = FAMILIES["stable-diffusion"][0]()
-    with pytest.raises(probes.BankError, match=r"half returned values that are not finite for images photo05.*, photo07.*, photo09"):
-        probes.fit(generator, data=get_data(str(tmp_path)), out=str(tmp_path / "run"), **{**SMALL, "teacher": Half(), "samples": 16})
+    small = {**SMALL, "teacher": Half(), "samples": 16}
+    with pytest.raises(probes.BankError, match="half returned values .* for images photo05.*, photo07.*, photo09"):
+        probes.fit(generator, data=get_data(str(tmp_path)), out=str(tmp_path / "run"), **small)
 
 
 @pytest.mark.parametrize("evaluate", [0, 8])

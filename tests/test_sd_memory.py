@@ -1,7 +1,8 @@
-"""What a step of Stable Diffusion keeps: frozen blocks recompute what is cheap, and parts that it does not need are laid aside."""
+"""What a step of Stable Diffusion keeps: frozen blocks recompute what is cheap, and parts that it has no use for wait aside."""
 import copy
 import tempfile
 from contextlib import nullcontext
+from functools import partial
 
 import make_sd
 import pytest
@@ -57,7 +58,7 @@ def test_a_frozen_block_has_the_same_gradient_and_keeps_half(about, dtype):
     found = []
     for block in (theirs, ours):
         leaf, time = x.clone().requires_grad_(), temb.clone().requires_grad_()
-        y, size = kept(lambda: block(leaf, time))
+        y, size = kept(partial(block, leaf, time))
         y.backward(torch.ones_like(y) + x.mean())
         found.append((y, leaf.grad, time.grad, size))
     for mine, other in zip(found[1][:3], found[0][:3], strict=True):
@@ -95,8 +96,8 @@ def test_groups_far_from_zero_lose_no_digits():
     assert errors[1] < 1.5 * errors[0]
 
 
-@pytest.mark.parametrize("change", ["learning", "hooked", "convolution with an adapter", "upsampling", "no gradient", "autocast",
-                                    "another forward", "dilated"])
+@pytest.mark.parametrize("change", ["learning", "hooked", "convolution with an adapter", "upsampling", "no gradient",
+                                    "autocast", "another forward", "dilated"])
 def test_whatever_else_happens_in_a_block_takes_the_common_road(change, monkeypatch):
     theirs, ours = blocks(out_channels=8, **(dict(up=True) if change == "upsampling" else {}))
     seen = []
@@ -129,7 +130,7 @@ def test_a_gate_is_computed_again():
     x, found = torch.randn(2, 50, 6), []
     for module in (theirs, ours):
         leaf = x.clone().requires_grad_()
-        y, size = kept(lambda: module(leaf))
+        y, size = kept(partial(module, leaf))
         y.square().sum().backward()
         found.append((y, leaf.grad, module.proj.weight.grad, module.proj.bias.grad, size))
     for mine, other in zip(found[1][:4], found[0][:4], strict=True):
@@ -229,8 +230,8 @@ def test_training_lays_aside_what_steps_do_not_need(generator, monkeypatch, tmp_
 
     monkeypatch.setattr("generators.stable_diffusion._generator.aside", watched)
     network = generator.network
-    fits = dict(generator=generator, data="scenes", teacher="exact", intrinsic="normal", samples=10, steps=2, batch=2, evaluate=2,
-                controls=[], quiet=True)
+    fits = dict(generator=generator, data="scenes", teacher="exact", intrinsic="normal", samples=10, steps=2, batch=2,
+                evaluate=2, controls=[], quiet=True)
 
     def learn(**more):
         probes.fit(**fits, **more, out=str(tmp_path / f"run{len(list(tmp_path.iterdir()))}"))
@@ -251,8 +252,8 @@ def test_a_fit_that_saves_memory_is_the_fit(options, tmp_path):
     """Recomputed activations change nothing, half precision a little; the adapter itself stays in float32."""
     plain, states = {k: v for k, v in options.items() if k in ("mode", "conv_in")}, []
     for name, given in (("plain", plain), ("spare", options)):
-        probe = probes.fit(_stable_diffusion(**given)(), data="scenes", teacher="exact", intrinsic="normal", samples=10, steps=6,
-                           batch=2, evaluate=2, controls=[], quiet=True, out=str(tmp_path / name))
+        probe = probes.fit(_stable_diffusion(**given)(), data="scenes", teacher="exact", intrinsic="normal", samples=10,
+                           steps=6, batch=2, evaluate=2, controls=[], quiet=True, out=str(tmp_path / name))
         states.append(probe.adapter.state())
     assert {v.dtype for v in states[1].values()} == {torch.float32}
     change = sum((states[1][k] - v).square().sum() for k, v in states[0].items()).sqrt()

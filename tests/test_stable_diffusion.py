@@ -199,7 +199,7 @@ def test_a_first_convolution_of_a_file_is_known_by_its_whole_path(generator, tmp
     again = StableDiffusion("tiny", generator.network, mode="multi", conv_in=str(file), steps=2, world="scenes")
     assert again.options["conv_in"] == str(file)
     for wrong in ("random", "nowhere.safetensors"):
-        with pytest.raises(FileNotFoundError, match="conv_in: .* is neither 'doubled', nor 'random:SEED', nor an InstructPix2Pix"):
+        with pytest.raises(FileNotFoundError, match="conv_in: .* is neither 'doubled', nor 'random:SEED', nor an Instruct"):
             StableDiffusion("tiny", FAMILIES["stable-diffusion"][0]().network, mode="multi", conv_in=wrong, world="scenes")
 
 

@@ -9,7 +9,7 @@ from probes.studies._reuse import reused, sources
 
 
 class Other(Toy):
-    """Two of Toy's fits under another name, whose defaults it does not say and which have further controls, and one of its own."""
+    """Two of Toy's fits, whose defaults it does not say and which have further controls, and one of its own."""
 
     name, tags = "other", ("shape", "control_latent_low", "control_latent_high")
 

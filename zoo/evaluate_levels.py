@@ -39,8 +39,8 @@ def _row(folder: Path) -> dict:
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
                teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
                encoding=record["intrinsic"]["options"].get("encoding", ""),
-               mode=_mode(record["generator"]["options"]), metric=metrics["primary"], protocol=metrics["protocol"], n=entry["n"],
-               seed=request["seed"], samples=request["samples"], steps=request["steps"],
+               mode=_mode(record["generator"]["options"]), metric=metrics["primary"], protocol=metrics["protocol"],
+               n=entry["n"], seed=request["seed"], samples=request["samples"], steps=request["steps"],
                trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
     for name, control in entry["controls"].items():
@@ -72,8 +72,8 @@ def _markdown(rows: list[dict]) -> str:
 
 
 def as_study(results: Iterable[dict]) -> list[dict]:
-    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the single-step fit with the most controls
-    beside it, of those the one with the largest budget, of those the level that saw the most images."""
+    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the (single-step) fit with
+    the most controls beside it, of those the one with the largest budget, of those the level that saw the most images."""
     best: dict[tuple[str, str], dict] = {}
     for r in results:
         if (r.get("mode") or "").startswith("multi"):

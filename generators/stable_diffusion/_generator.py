@@ -98,9 +98,10 @@ class StableDiffusion(Generator):
         elif network.unet.conv_in.in_channels != config.latent_channels:
             raise ValueError(f"mode: the U-Net of {name} takes {network.unet.conv_in.in_channels} channels, which is no "
                              "single-step predictor; pass mode='multi'")
-        from ._frugal import frugal         # diffusers is there by now, but not wherever this file is
+        from ._frugal import frugal  # diffusers is there by now, but not wherever this file is
 
-        nn.Module.to(frugal(adopt(network.unet)), _PRECISIONS[precision])      # diffusers' own warns of what does not happen here
+        # diffusers' own `to` warns of what does not happen here
+        nn.Module.to(frugal(adopt(network.unet)), _PRECISIONS[precision])
         if checkpointing:
             network.unet.enable_gradient_checkpointing()
         self._prompt, self._embeddings, self._vectors, self._instead = "", {}, None, False

@@ -16,7 +16,8 @@ from ._score import evaluate
 from ._spelling import spelled
 from ._study import study
 
-_REPEATED = {"protocol": "by name", "reuse": "folder of a study, this one or another, whose rows of the same fits are taken over"}
+_REPEATED = {"protocol": "by name",
+             "reuse": "folder of a study, this one or another, whose rows of the same fits are taken over"}
 _RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
 
@@ -38,7 +39,8 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
         for argument in several:
             own.add_argument(argument, type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
         for argument in repeated:
-            own.add_argument(f"--{argument}", type=str, action="append", default=[], help=f"{_REPEATED[argument]}; may be given several times")
+            own.add_argument(f"--{argument}", type=str, action="append", default=[],
+                             help=f"{_REPEATED[argument]}; may be given several times")
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 

@@ -92,8 +92,8 @@ class Fid(Study):
             "Correlation of Fréchet distance and skill (below 0: better generators know more), with 95 % bootstrap intervals "
             "over generators and a permutation p:",
             table(["intrinsic", "over", "Spearman ρ", "Pearson r (log distance)"], lines),
-            "What hangs on one family, and what is left of it where families are compared with themselves alone (Kendall's τ over "
-            "pairs within families; p over pairings within them):",
+            "What hangs on one family, and what is left of it where families are compared with themselves alone (Kendall's τ "
+            "over pairs within families; p over pairings within them):",
             table(["intrinsic", "τ within families", *(f"pooled ρ without {family}" for family in left_out)], standing),
             "Skill of each generator:", table(["generator", "Fréchet distance", *names], each),
             f"Detector: {_kind(kinds[0])}.{others} A pooled coefficient compares architectures "
