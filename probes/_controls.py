@@ -44,7 +44,8 @@ class LatentRegression(Control):
     """Ridge regression, its penalty chosen on a tenth of the bank that was held out.
 
     A code of more than `components` numbers (a VQGAN's has thousands, one vector a position) is first reduced to its
-    leading principal components on the bank.
+    leading principal components on the other nine tenths. These keep their own scales, so that the penalty is strongest on
+    the last, which say least and fit the bank best: brought to one scale, they are noise on images of others.
     """
 
     penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4)
@@ -54,12 +55,14 @@ class LatentRegression(Control):
     def __init__(self, generator: Generator, bank: Bank):
         everything = slice(0, len(bank))
         x = generator.latent(bank.state(everything)).double()
-        self.basis = _leading(x, min(self.components, len(x))) if x.shape[1] > self.components else None
+        held = max(1, len(x) // 10)
+        self.basis = _leading(x[:-held], min(self.components, len(x) - held)) if x.shape[1] > self.components else None
         x = self._reduced(x)
         self.centre, self.scale = x.mean(0), x.std(0, unbiased=False) + 1e-8
+        if self.basis is not None:
+            self.scale = self.scale.square().mean().sqrt()
         self.shape = bank.targets.shape[1:]
         x = self._features(x)
-        held = max(1, len(x) // 10)
         blocks = [slice(i, i + _PIXELS) for i in range(0, math.prod(self.shape), _PIXELS)]
         errors = torch.zeros(len(self.penalties), dtype=torch.float64)
         for block in blocks:

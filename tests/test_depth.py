@@ -265,6 +265,35 @@ def test_a_regression_learns_from_the_pixels_that_are_there():
     assert errors[1] < errors[0] + 0.1
 
 
+def test_a_long_code_of_few_images_says_no_less_than_nothing():
+    """More numbers a code than images: what its many small directions say of the bank is noise on other images."""
+    from types import SimpleNamespace
+
+    from probes._controls import LatentRegression
+
+    rng = torch.Generator().manual_seed(0)
+    scales = 1 / torch.arange(1, 1001.0)                                    # as an image's latents: few directions say most
+    codes = torch.randn(500, 1000, generator=rng) * scales
+    target = (codes[:, :2].sum(1) + 0.1 * torch.randn(500, generator=rng)).view(-1, 1, 1, 1)
+
+    class Kept:
+        targets = target[:100].numpy()
+
+        def __len__(self):
+            return 100
+
+        def state(self, rows):
+            return {"code": codes[:100][rows]}
+
+        def filled(self, rows, block):
+            return target[:100].flatten(1)[rows, block]
+
+    generator = SimpleNamespace(latent=lambda state: state["code"])
+    said = LatentRegression(generator, Kept()).predict(generator, {"code": codes[100:]})[:, :1]
+    error, trivial = ((a - target[100:]).square().mean().sqrt() for a in (said, target[:100].mean()))
+    assert error < 0.5 * trivial
+
+
 def test_a_teacher_that_must_know_everything_may_not_say_nan(tmp_path):
     class Broken(Half):
         masked = False
