@@ -245,7 +245,7 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
     known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
     np.save(part / "mean.npy", (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
     if not known.any():
-        del arrays, array
+        arrays.clear()
         shutil.rmtree(part)             # its maps may be mended under the same name
         raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for "
                         f"{request.intrinsic.name}; mend the teacher, or the files that its maps come from")

@@ -12,8 +12,11 @@ from probes.cli._spelling import spelled
     (["study", "rank", "--small", "False", "--plot-only"], ["study", "rank", "--small", "False", "--plot_only", "true"]),
     (["study", "rank", "--small=true"], ["study", "rank", "--small=true"]),
     (["fit", "--learning-rate=1e-3", "--report-to", "none"], ["fit", "--learning_rate=1e-3", "--report_to", "none"]),
-    (["fit", "--generator_options.conv-in", "a-b"], ["fit", "--generator_options.conv_in", "a-b"]),
-    (["predict", "run", "--", "-x"], ["predict", "run", "--", "-x"]), (["list", "methods"], ["list", "methods"]), ([], [])],
+    (["fit", "--generator-options.a-b", "c-d"], ["fit", "--generator_options.a-b", "c-d"]),
+    (["predict", "run", "--", "--x-y", "--small"], ["predict", "run", "--", "--x-y", "--small"]),
+    (["study", "rank", "--reuse", "a", "--small", "--reuse=b"], ["study", "rank", "--small", "true", '--reuse=["a", "b"]']),
+    (["study", "--reuse", "[a, b]", "rank"], ["study", "rank", '--reuse=["a", "b"]']),
+    (["list", "methods"], ["list", "methods"]), ([], [])],
     ids=str)
 def test_one_spelling(written, read):
     assert spelled(written, {"study": cli.study, "fit": probes.fit, "predict": cli.predict, "list": cli.list_}) == read

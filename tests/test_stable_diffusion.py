@@ -198,7 +198,7 @@ def test_a_first_convolution_of_a_file_is_known_by_its_whole_path(generator, tmp
     assert made.options["conv_in"] == str(file)
     again = StableDiffusion("tiny", generator.network, mode="multi", conv_in=str(file), steps=2, world="scenes")
     assert again.options["conv_in"] == str(file)
-    for wrong in ("random", "nowhere.safetensors"):
+    for wrong in ("random", "nowhere.safetensors", "models/nowhere.ckpt"):
         with pytest.raises(FileNotFoundError, match="conv_in: .* is neither 'doubled', nor 'random:SEED', nor an Instruct"):
             StableDiffusion("tiny", FAMILIES["stable-diffusion"][0]().network, mode="multi", conv_in=wrong, world="scenes")
 

@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_reused(fitted, tmp_path, monkeypatch):
     refused("reuse: .*other holds the study 'other', which nobody registered here", reuse=[tmp_path / "other"])
 
 
-def test_the_command_takes_several_folders(monkeypatch, capsys):
+def test_the_command_takes_several_folders(monkeypatch, tmp_path):
     from probes import cli
 
     given = {}
@@ -151,6 +151,11 @@ def test_the_command_takes_several_folders(monkeypatch, capsys):
     with pytest.raises(ZeroDivisionError):
         cli.main(["study", "rank", "--reuse", "a", "--reuse", "b"])
     assert given == {"reuse": ["a", "b"]}
+    (tmp_path / "study.yaml").write_text("name: rank\nreuse: [c, d]\nplot_only: true\n")
+    for more, folders in ([], ["c", "d"]), (["--reuse", "e,f"], ["e,f"]), (["--reuse", '["g", "h"]'], ["g", "h"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["study", "rank", "--config", str(tmp_path / "study.yaml"), *more])
+        assert given["reuse"] == folders
 
 
 def test_random_is_a_part_of_controls(monkeypatch):

@@ -200,7 +200,7 @@ def widen(unet: nn.Module, conv_in: str, name: str) -> None:
 
         place = Path(conv_in)
         if not place.exists():
-            if not is_hub_id(conv_in):
+            if not is_hub_id(conv_in) or place.suffix in (".safetensors", ".ckpt", ".bin", ".pt"):
                 raise FileNotFoundError(f"conv_in: {conv_in!r:.200} is neither 'doubled', nor 'random:SEED', nor an "
                                         "InstructPix2Pix: a diffusers folder, .safetensors or .ckpt that is here, or "
                                         "owner/model on the Hugging Face hub, as timbrooks/instruct-pix2pix")

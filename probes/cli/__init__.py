@@ -16,8 +16,6 @@ from ._score import evaluate
 from ._spelling import spelled
 from ._study import study
 
-_REPEATED = {"protocol": "by name",
-             "reuse": "folder of a study, this one or another, whose rows of the same fits are taken over"}
 _RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
 
@@ -34,13 +32,9 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
         own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
         own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
         several = {"images"} & set(signature(function).parameters)          # photographs follow the command, without --images
-        repeated = _REPEATED.keys() & set(signature(function).parameters)   # --protocol A --protocol B
-        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several | repeated)
+        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several)
         for argument in several:
             own.add_argument(argument, type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
-        for argument in repeated:
-            own.add_argument(f"--{argument}", type=str, action="append", default=[],
-                             help=f"{_REPEATED[argument]}; may be given several times")
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 

@@ -21,7 +21,7 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
         source: folder that `probes fit` wrote; with data also a teacher's name, or a folder with NAME-INTRINSIC.npy, .exr or
             -16bit.png
         data: with maps: scenes, diode:PATH,split=val, maps:PATH, …
-        protocol: by name, several with commas; by default all that apply
+        protocol: by name, several with commas, or given several times; by default all that apply
         seeds: without data: how many, from 0; 500 by default, or as many images as are held out
         controls: without data: latent, rgb
         against: without data: exact, for data with exact maps, or a teacher; by default what the run was scored against before

@@ -1,24 +1,44 @@
-"""Options as people write them: --learning-rate for --learning_rate, and a bare --small for --small true."""
+"""Options as people write them: --learning-rate for --learning_rate, a bare --small for --small true, --reuse A --reuse B."""
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+
+REPEATED = ("protocol", "reuse")        # lists that may be given an entry at a time
 
 
 def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[str]:
     """The arguments in the one spelling that the parser knows; `commands` are the functions of its subcommands, whose
     parameters say which options are yes or no."""
     command = next((commands[a] for a in arguments if a in commands), None)
-    flags = {name for name, p in signature(command).parameters.items() if p.default is False} if command else set()
-    found = []
-    for at, argument in enumerate(arguments):
+    known = signature(command).parameters if command else {}
+    flags = {name for name, p in known.items() if p.default is False}
+    found, gathered, rest = [], {}, list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":                        # what follows is no option
+            rest.insert(0, argument)
+            break
         name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not name:
+        if not argument.startswith("--"):
             found.append(argument)
             continue
+        name, dot, key = name.partition(".")        # keys of a dictionary are as they are
         name = name.replace("-", "_")
-        found.append(f"--{name}{equals}{value}")
-        following = arguments[at + 1].lower() if at + 1 < len(arguments) else ""
-        if name in flags and not equals and following not in ("true", "false", "yes", "no"):
+        if name in REPEATED and name in known and not dot and (equals or rest):
+            gathered.setdefault(name, []).extend(_entries(value if equals else rest.pop(0)))
+            continue
+        found.append(f"--{name}{dot}{key}{equals}{value}")
+        if name in flags and not dot and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false", "yes", "no"):
             found.append("true")
-    return found
+    return found + [f"--{name}={json.dumps(entries)}" for name, entries in gathered.items()] + rest
+
+
+def _entries(text: str) -> list[str]:
+    """Of one value: itself, or a list's."""
+    try:
+        several = json.loads(text) if text.startswith("[") else None
+    except ValueError:
+        several = [part.strip() for part in text.strip("[]").split(",")]
+    return several if several is not None else [text]

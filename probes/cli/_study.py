@@ -24,7 +24,8 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
         detector: of the Fréchet distances: card, scenes, inception, dinov2, dinov2:FOLDER
         device: cpu, cuda or auto
         engine_options: of ray, for every fit, '{"cpus": 1, "gpus": 0.25, "retries": 2}'
-        reuse: folders of studies, this one or others, whose rows of the same fits are taken over
+        reuse: a folder of a study, this one or another, whose rows of the same fits are taken over; may be given several
+            times
     """
     from ..studies import study as run
 

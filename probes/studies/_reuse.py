@@ -48,7 +48,7 @@ def reused(found: Sequence[Source], study: Study, cells: Sequence[Cell]) -> dict
     now: dict[str, str | None] = {}
     wanted = {cell.key: cell for cell in cells if _certain(cell)}
     for source in found:
-        own = taken[source.path] = []
+        own = taken.setdefault(source.path, [])
         if study.isolated and not source.study.isolated:
             continue
         for cell in list(wanted.values()):
