@@ -6,8 +6,8 @@
 The variants are those of `_steps_stable_diffusion.py`, all in one precision and taking turns: `all inside` (what the paper's
 released scripts do), `plain` (what `fit` runs), `compiled` (the same through torch.compile), `checkpointing` and `floor` (the
 bare U-Net). Multiplications are counted, those of `plain` as it runs, and `--peak-tflops` is what the maker says of the
-machine at that precision. (On a CPU torch does not count attention's.) Memory is what was allocated on the GPU, one variant at
-a time; on a CPU, `probe_step.py` measures it in processes of their own.
+machine at that precision. (On a CPU torch does not count attention's.) Memory is what was allocated on the GPU, one variant
+at a time; on a CPU, `probe_step.py` measures it in processes of their own.
 """
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def main() -> None:
     for name, values in times.items():
         share = flops / values["wall"] / args.peak_tflops / 1e12 if args.peak_tflops and name != "all inside" else None
         rows.append([name, f"{1e3 * values['wall']:.1f}", f"{times['all inside']['wall'] / values['wall']:.2f}x",
-                     f"{values['wall'] / times['floor']['wall']:.2f}x", f"{memory[name]:.0f}" if on_gpu and name != "floor" else "",
+                     f"{values['wall'] / times['floor']['wall']:.2f}x",
+                     f"{memory[name]:.0f}" if on_gpu and name != "floor" else "",
                      "" if share is None else f"{100 * share:.0f} %"])
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.preset}, {steps.resolution} px, batch {steps.batch}, {args.precision}, {where}, torch {torch.__version__}; "
