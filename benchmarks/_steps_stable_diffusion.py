@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from _steps import Step, adapt, training_step
+from diffusers.models.activations import GEGLU
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 import generators
 from generators.stable_diffusion import StableDiffusion, StableDiffusionConfig, StableDiffusionNetwork
+from generators.stable_diffusion._frugal import Gated, Resnet
 
 CONFIGS = Path(generators.__file__).parent / "stable_diffusion" / "configs"
 PRESETS = {"sd15": (512, 1), "sd15-256": (256, 1), "sd-embedded": (64, 4)}        # resolution, batch
@@ -80,6 +83,8 @@ class StableDiffusionSteps:
             with self.generator.stepping():
                 pass
 
+        kinds = {Resnet: ResnetBlock2D, Gated: GEGLU}       # the scripts' blocks are diffusers' own
+        kinds = kinds if "all inside" in variant else {theirs: ours for ours, theirs in kinds.items()}
         compiled = torch.compile(unet._call_impl) if "compiled" in variant else None
 
         def in_its_way() -> object:
@@ -89,6 +94,8 @@ class StableDiffusionSteps:
                     parameter.data = parameter.data.to(wanted)
             (unet.enable_gradient_checkpointing if "checkpointing" in variant else unet.disable_gradient_checkpointing)()
             unet._compiled_call_impl = compiled
+            for module in unet.modules():
+                module.__class__ = kinds.get(type(module), type(module))
             return step()
         return in_its_way
 
