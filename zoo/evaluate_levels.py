@@ -39,7 +39,7 @@ def _row(folder: Path) -> dict:
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
                teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
                encoding=record["intrinsic"]["options"].get("encoding", ""),
-               mode=_mode(record["generator"]["options"]), metric=metrics["primary"], protocol=metrics["protocol"],
+               mode=_mode(record["generator"].get("options", {})), metric=metrics["primary"], protocol=metrics["protocol"],
                n=entry["n"], seed=request["seed"], samples=request["samples"], steps=request["steps"],
                trivial=entry["trivial"]["value"], probe=entry["value"],
                skill=entry["skill"], skill_low=entry["skill_ci95"][0], skill_high=entry["skill_ci95"][1])
