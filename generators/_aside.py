@@ -18,12 +18,12 @@ LEAST = 1 << 26     # bytes; below, it is not worth a file
 
 @contextmanager
 def aside(parts: Sequence[nn.Module], least: int = LEAST) -> Iterator[None]:
-    """Within the block the weights of `parts` are elsewhere; behind it, they are where they were.
+    """Within the block the weights of `parts` do not stand in the memory in which the steps run.
 
-    On an accelerator they wait in main memory. On the CPU they move into a file without a name, mapped, from which they come
-    back page by page when they are used next, and stay; they can be used within the block, too. Weights that a checkpoint's
-    file is mapped for are there already. Less than `least` bytes stay as they are, and so do those for whose file there is no
-    room.
+    On an accelerator they wait in main memory, and are back on it behind the block. On the CPU they move into a file without
+    a name, mapped, and stay mapped: page by page they come back when they are used next, within the block too. Weights that a
+    checkpoint's file is mapped for are there already. Less than `least` bytes stay as they are, and so do those for whose
+    file there is no room.
     """
     parameters = list({id(p): p for part in parts for p in (*part.parameters(), *part.buffers())}.values())
     if sum(p.numel() * p.element_size() for p in parameters) < least:

@@ -13,7 +13,7 @@ from generators._names import unknown
 from ._controls import CLOSED_FORM, TRAINED
 
 _LATER = ("mixed_precision", "method_options", "shuffled")     # left out where they say nothing, as before there were any
-_FILES = (".safetensors", ".pickle", ".pkl", ".ckpt", ".bin", ".pt")
+CHECKPOINTS = (".safetensors", ".pickle", ".pkl", ".ckpt", ".bin", ".pt")
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,5 @@ def default_folder(settings: Settings) -> Path:
     tail = "" if settings.method in (None, "lora") else f"-{settings.method}"
     tail += "" if settings.weights == "pretrained" else "-" + settings.weights.replace(":", "")
     path = Path(settings.generator)          # or a name of the hub, which may end in v1.5
-    name = path.stem if path.suffix.lower() in _FILES else path.name
+    name = path.stem if path.suffix.lower() in CHECKPOINTS else path.name
     return Path("runs") / f"{name}-{settings.intrinsic}{tail}"

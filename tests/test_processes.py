@@ -40,6 +40,12 @@ def environment(folder, **more):
                              MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **more)
 
 
+def launcher(surroundings):
+    """What stands before a script or `-m` of two processes on this machine."""
+    return ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+            "--main_process_port", surroundings["MASTER_PORT"], "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """{case: what each of two processes saw}, after one that was killed in the last case and one pair more, by a launcher."""
@@ -60,11 +66,9 @@ def runs(tmp_path_factory):
                 process.kill()
     found = {name: [torch.load(folder / f"{name}.{i}.pt") for i in range(2)] for name in TOGETHER if name != "killed"}
     found["killed"] = [torch.load(folder / "killed.0.pt"), dict(codes=codes, state=(folder / "killed/training-state").exists())]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                "--num_machines", "1", "--main_process_port", surroundings["MASTER_PORT"], "--mixed_precision", "no",
-                "--dynamo_backend", "no"]
     began = time.monotonic()
-    done = subprocess.run([*launcher, *script, "resumed", "late-teacher"], env=surroundings, capture_output=True, timeout=240)
+    done = subprocess.run([sys.executable, *launcher(surroundings), *script, "resumed", "late-teacher"], env=surroundings,
+                          capture_output=True, timeout=240)
     found |= {name: [torch.load(folder / f"{name}.{i}.pt") for i in range(2)] for name in ("resumed", "late-teacher")}
     found["launcher"] = [dict(code=done.returncode, seconds=time.monotonic() - began, text=done.stderr.decode())]
     yield folder, found
@@ -349,9 +353,7 @@ def test_the_readmes_launch(tmp_path):
     """`accelerate launch … -m probes fit`, two processes, and the same command without it."""
     surroundings, found = environment(tmp_path), []
     fit = ["-m", "probes", "fit", "--samples", "12", "--steps", "4", "--batch", "4", "--evaluate", "0", "--rank", "2"]
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--main_process_port", surroundings["MASTER_PORT"], "--mixed_precision", "no", "--dynamo_backend", "no"]
-    for name, before in (("two", launch), ("one", [])):
+    for name, before in (("two", launcher(surroundings)), ("one", [])):
         done = subprocess.run([sys.executable, *before, *fit, "--out", str(tmp_path / name)], env=surroundings, text=True,
                               capture_output=True, timeout=240)
         assert done.returncode == 0, done.stderr

@@ -171,47 +171,6 @@ def test_rows_of_a_generator_that_is_another_now_are_refused(asked, tmp_path, mo
     assert len(asked) == 4
 
 
-def test_distances_are_of_a_fingerprint_and_a_digest(tmp_path, monkeypatch):
-    import torch
-
-    from probes.studies import _distances
-
-    measured, network = [], torch.nn.Linear(2, 2)
-
-    class Built:
-        driven_by, fingerprint = "noise", "f1"
-
-    def measure(built, detector):
-        measured.append(detector.digest)
-        return dict(value=float(len(measured)), detector="d", samples=10)
-
-    monkeypatch.setattr(frechet, "measure", measure)
-    monkeypatch.setattr(_distances.generators, "load", lambda name: Built)
-    row = dict(status="ok", weights="pretrained", generator="g")
-
-    def value():
-        distances = _distances.Distances(tmp_path, network)
-        distances.open()
-        return [distances.beside(row)["frechet"] for _ in range(2)]
-
-    assert value() == [1, 1] == value()
-    Built.fingerprint = "f2"                            # another checkpoint under the same name
-    assert value() == [2, 2]
-    with torch.no_grad():
-        network.weight += 1                             # another detector under the same name
-    assert value() == [3, 3] and measured[0] == measured[1] != measured[2]
-    Built.fingerprint = "f3"
-    monkeypatch.setattr(frechet, "measure", lambda built, detector: (_ for _ in ()).throw(ValueError("draws no rooms")))
-    distances = _distances.Distances(tmp_path, network)
-    with pytest.warns(UserWarning, match="g has no Fréchet distance: draws no rooms"):
-        assert distances.beside(row) == row                 # its fit is a row all the same
-    assert distances.beside(row) == row                     # and that is said once
-    for damaged in ("{", "[]", '{"g": 3}', '{"g": {"value": 1}}'):
-        (tmp_path / "frechet.json").write_text(damaged)
-        with pytest.raises(StudyError, match="frechet.json is damaged; remove it"):
-            value()
-
-
 def test_a_full_disk_stops_the_study_and_keeps_its_rows(asked, tmp_path):
     asked.bad = {(2, 0): OutputError(28, "No space left on device", "x")}
     with pytest.raises(OutputError, match="free some space"):

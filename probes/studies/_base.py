@@ -62,7 +62,7 @@ class Cell:
     def measured(self) -> str:
         """The same for cells that are one fit, whatever they are called, whichever controls stand beside it, and whether its
         defaults are said or not."""
-        said = {k: v for k, v in self.fit.items() if k != "controls" and v not in (None, _defaults().get(k))}
+        said = {k: v for k, v in self.fit.items() if k != "controls" and v not in (None, defaults().get(k))}
         return _digest([said])
 
     @property
@@ -102,7 +102,7 @@ class Cell:
 
 
 @cache
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
     """Of the arguments of `probes.fit` that a cell may leave out."""
     from .._fit import fit
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from generators import UnknownNameError
 
-from ._base import Cell, Row, Study, StudyError
+from .._settings import CHECKPOINTS
+from ._base import Cell, Row, Study, StudyError, defaults
 from ._folder import CONTROLS, Folder, columns
 from ._registry import get_study
 from ._stale import same_generator
@@ -102,15 +103,11 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _names_a_file(text: str) -> bool:
-    return "/" in text or os.sep in text or Path(text).suffix.lower() in (".safetensors", ".bin", ".pt", ".ckpt", ".pkl")
+    return "/" in text or os.sep in text or text.lower().endswith(CHECKPOINTS)
 
 
 def _controls(cell: Cell) -> set[str]:
-    from inspect import signature
-
-    from .._fit import fit
-
-    return set(cell.fit.get("controls", signature(fit).parameters["controls"].default))
+    return set(cell.fit.get("controls", defaults()["controls"]))
 
 
 def _needed(study: Study, cell: Cell) -> set[str]:
