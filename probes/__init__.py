@@ -16,6 +16,7 @@ from ._intrinsics import get_intrinsic as get_intrinsic
 from ._intrinsics import intrinsics as intrinsics
 from ._intrinsics import register_intrinsic as register_intrinsic
 from ._photos import PhotoPrediction as PhotoPrediction
+from ._photos import predict_folder as predict_folder
 from ._probe import Probe as Probe
 from ._probe import RunError as RunError
 from ._probe import load as load

@@ -3,22 +3,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+
+from generators._files import file_sha256
 
 from ._files import write_text_atomically
 from ._intrinsics import Intrinsic
-from .images import FORMATS, Photo, fit, gather, read_image, stems, write_map
+from ._rows import holding
+from .images import FORMATS, ImageError, Photo, fit, gather, read_image, stems, write_map
+from .images._fit import size_used
 
 if TYPE_CHECKING:
     from ._probe import Probe
 
 _FIRST = {"npy": ".npy", "exr": ".exr", "png16": "-16bit.png", "png": ".png"}
 _ADVICE = "choose another folder with --output"
+_PARTS = 1000           # the manifest is written whole each time: after each map, or in a large folder after this part of them
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class PhotoPrediction:
         image: as it was read: float32 [3, H, W] in [-1, 1], upright
         map: the physical map at the photograph's size, float32 [C, H, W]; unit and frame as its intrinsic says
         intrinsic: which
-        notes: what a person should know of how the photograph was read
+        notes: what a person should know of how the photograph was read, and of its size
     """
 
     name: str
@@ -47,8 +54,10 @@ class PhotoPrediction:
 
 def predict_photos(probe: Probe, items: Any, size: int | None = None, policy: str = "resize") -> Iterator[PhotoPrediction]:
     """The probe's map of each photograph in turn; see `Probe.predict`."""
+    note = _size_note(probe, size, policy)
     for item in gather(items):
-        yield _one(probe, read_image(item), size, policy)
+        done = _one(probe, read_image(item), size, policy)
+        yield replace(done, notes=(*done.notes, *note))
 
 
 def _one(probe: Probe, photo: Photo, size: int | None, policy: str) -> PhotoPrediction:
@@ -60,79 +69,175 @@ def _one(probe: Probe, photo: Photo, size: int | None, policy: str) -> PhotoPred
     return PhotoPrediction(photo.name, photo.pixels, values, probe.intrinsic, photo.notes)
 
 
+def _size_note(probe: Probe, size: int | None, policy: str) -> tuple[str, ...]:
+    used = None if size is None else size_used(size, probe.generator.multiple, policy)
+    return () if used in (None, size) else (f"size {size} became {used}: {probe.generator.name} takes multiples of "
+                                            f"{probe.generator.multiple}",)
+
+
 def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequence[str] = ("npy", "png"),
                    size: int | None = None, policy: str = "resize", overwrite: bool = False,
                    progress: Callable[[int, int, str], None] | None = None,
                    say: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
-    """Writes the map of each photograph under `output`, as PHOTO-INTRINSIC.npy and so on; what is there already is kept.
+    """Writes the map of each photograph under `output`, at the photograph's own size; called again it goes on where it was.
 
-    maps-INTRINSIC.json beside them says which probe made them and how; those of another are never taken for its own.
+        OUTPUT/PHOTO-INTRINSIC.npy       float32 [C, H, W], in the unit, range and frame of the probe's intrinsic
+        OUTPUT/PHOTO-INTRINSIC.png, …    the other formats: see `probes.images.FORMATS`
+        OUTPUT/maps-INTRINSIC.json       which probe made them, at which size, and of which photographs
+
+    PHOTO is the photograph's name without its ending, with it where two differ only there. A map is kept if the manifest says
+    that this probe made it of this very photograph, which it knows by the bytes; a photograph that has changed, or another of
+    the same name, gets a new one. `output` may be the folder of the photographs: maps are never taken for photographs.
 
     Args:
         probe: of a generator that is driven by images
-        items: what `probes.images.gather` takes: a folder, a pattern, a list
-        output: folder
+        items: what `probes.images.gather` takes: a folder, a pattern, an image, a list of these
+        output: folder; made if it is not there
         formats: of `probes.images.FORMATS`
-        size, policy: see `Probe.predict`
+        size, policy: see `Probe.predict`; a size that is no multiple of what the generator takes becomes the nearest
         overwrite: make again what is there
-        progress: called with (done, all, name)
-        say: called with a line about what was left out, and about what was kept
+        progress: called with (done, all, name) after each photograph
+        say: called with a line about what was left out, what was kept, what is made again, and a size that was rounded
 
-    Returns (how many were written, one line for each photograph that could not be read).
+    Returns (how many were written, one line for each photograph that was left out): those that cannot be read, are too long
+    and thin, or do not fit into the memory.
 
-    Raises ValueError where the folder holds maps of another probe, or made in another way: with `overwrite` only if it holds
-    such maps of other photographs.
+    Raises ValueError for formats, a size or a policy that do not exist, where there is no photograph, where a map would replace
+    a photograph, where another process is writing the folder, and where the folder holds maps of another probe, or made in
+    another way (with `overwrite` only if it holds such maps of other photographs); OutputError where a file cannot be written.
     """
-    found = gather(items, say)
+    known, say = cache(_written), say or (lambda line: None)
+    found = gather(items, say, lambda path: path.name in known(path.parent))
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"formats: there is no {', '.join(unknown)}; choose of {', '.join(FORMATS)}")
-    output, names = Path(output), stems(found)
-    targets = [f"{stem}-{probe.intrinsic.name}" for stem in names]
-    manifest = _Manifest(output, probe, size, policy, targets, overwrite)
-    written, kept, failed = 0, 0, []
-    for i, (item, stem, target) in enumerate(zip(found, names, targets, strict=True)):
-        # A file appears whole or not at all, and the last format is written last.
-        if overwrite or not all((output / (target + _FIRST[name])).exists() for name in formats):
-            try:
-                photo = read_image(item)
-            except (ValueError, OSError) as error:
-                failed.append(str(error))
-            else:
-                done = _one(probe, photo, size, policy)
-                if not written:
-                    manifest.write()
-                done.save(output / target, formats)
-                written += 1
-                if say:
-                    for note in done.notes:
-                        say(f"note: {done.name}: {note}")
-        else:
-            kept += 1
-        if progress:
-            progress(i + 1, len(found), stem)
-    if kept and say:
-        say(f"note: {kept} of {len(found)} maps are kept, they were in {output} already")
+    output, names, made_by = Path(output), stems(found), _made_by(probe, size, policy)
+    targets = {f"{stem}-{probe.intrinsic.name}": item for stem, item in zip(names, found, strict=True)}
+    _check_apart(output, targets)
+    with holding(output, "predict"):
+        manifest = _Manifest(output, made_by, targets, formats, overwrite)
+        for note in _size_note(probe, size, policy):
+            say(f"note: {note}")
+        if manifest.again:
+            say(f"note: made again: {len(manifest.again)} maps in {output} that are not known to be of these photographs "
+                f"({manifest.again[0]}, for one)")
+        written, failed = 0, []
+        try:
+            for i, (target, item) in enumerate(targets.items()):
+                if target not in manifest.kept:
+                    try:
+                        photo = read_image(item)
+                        mark = _mark(item, photo)
+                        done = _one(probe, photo, size, policy)
+                    except (ImageError, OSError) as error:
+                        failed.append(str(error))
+                    except (MemoryError, RuntimeError) as error:
+                        if not _is_memory(error):
+                            raise
+                        failed.append(f"{item if isinstance(item, Path) else names[i]}: it does not fit into the memory with "
+                                      f"--policy {policy}; give a smaller --size, with --policy resize or square")
+                    else:
+                        manifest.begin()
+                        done.save(output / target, formats)
+                        manifest.add(target, mark)
+                        written += 1
+                        for note in done.notes:
+                            say(f"note: {done.name}: {note}")
+                if progress:
+                    progress(i + 1, len(targets), names[i])
+        finally:
+            manifest.finish()
+    if manifest.kept:
+        say(f"note: {len(manifest.kept)} of {len(targets)} maps are kept, they were in {output} already")
     return written, failed
 
 
-class _Manifest:
-    """maps-INTRINSIC.json: what the maps of an intrinsic in a folder were made by, all of them."""
+def _is_memory(error: Exception) -> bool:
+    """Whether there was not enough memory; torch has no class of its own for that on a processor."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
-    def __init__(self, folder: Path, probe: Probe, size: int | None, policy: str, targets: Sequence[str], overwrite: bool):
-        name = probe.intrinsic.name
-        self.path = folder / f"maps-{name}.json"
-        self.about = _made_by(probe, size, policy)
-        endings = (".npy", ".exr", "-16bit.json", "-16bit.png", ".png")
+
+def _check_apart(output: Path, items: Mapping[str, Any]) -> None:
+    """Raises ValueError where a photograph has the name of a map, of whatever format: it could be replaced, or removed."""
+    folder, photographs = output.resolve(), {str(i.resolve()).lower() for i in items.values() if isinstance(i, Path)}
+    for name in (name for target in items for name in _files(target, FORMATS)):
+        if str(folder / name).lower() in photographs:
+            raise ValueError(f"output: the photograph {output / name} has the name of a map, which would replace it; {_ADVICE}")
+
+
+def _files(target: str, formats: Iterable[str]) -> list[str]:
+    return [target + ending for name in formats for ending in (_FIRST[name], *(["-16bit.json"] if name == "png16" else []))]
+
+
+def _seen(path: Path) -> dict:
+    """What is the same of a file that nobody touched since, so that its bytes need not be read."""
+    about = path.stat()
+    return dict(photograph=str(path.resolve()), bytes=about.st_size, modified=about.st_mtime_ns, changed=about.st_ctime_ns)
+
+
+def _mark(item: Any, photo: Photo | None = None) -> dict:
+    """What tells a photograph from every other."""
+    if isinstance(item, Path):
+        return dict(_seen(item), sha256=file_sha256(item))
+    pixels = (photo or read_image(item)).pixels
+    return dict(sha256=hashlib.sha256(f"{list(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes()).hexdigest())
+
+
+def _read(path: Path) -> dict:
+    """A manifest, or {} where there is none that can be read; of its photographs those that make sense."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    photographs = found.get("photographs")
+    told = photographs.items() if isinstance(photographs, dict) else ()
+    return {**found, "photographs": {target: about for target, about in told if _makes_sense(about)}}
+
+
+def _makes_sense(about: Any) -> bool:
+    formats = about.get("formats") if isinstance(about, dict) else None
+    return isinstance(formats, list) and set(map(str, formats)) <= set(FORMATS)
+
+
+def _written(folder: Path) -> set[str]:
+    """Names of the files in a folder that its manifests say are maps, or are to become maps, and of those themselves."""
+    manifests = list(folder.glob("maps-*.json"))
+    return {path.name for path in manifests} | {
+        name for path in manifests for target, about in _read(path).get("photographs", {}).items()
+        for name in _files(target, about["formats"])}
+
+
+class _Manifest:
+    """maps-INTRINSIC.json: what all the maps of an intrinsic in a folder were made by, and each of which photograph.
+
+    Args:
+        folder: which
+        about: of `_made_by`
+        items: {name of a map without ending: its photograph}
+        formats: to be written
+        overwrite: keep none
+
+    `kept`: the maps that are there; `again`: those that are there of another photograph, or of nobody knows which.
+    """
+
+    def __init__(self, folder: Path, about: dict, items: Mapping[str, Any], formats: Sequence[str], overwrite: bool):
+        name = about["intrinsic"]
+        self.folder, self.path, self.about, self.formats = folder, folder / f"maps-{name}.json", about, formats
+        before = _read(self.path)
+        self.told = {key: value for key, value in before.items() if key != "photographs"} == json.loads(json.dumps(about))
+        self.photographs: dict[str, dict] = before["photographs"] if self.told else {}
+        self.begun, self.behind, self.added = False, False, 0
+        same = {target: self._same(target, item) for target, item in items.items()}
+        self.kept = {target for target, known in same.items() if known and not overwrite and self._holds(target)}
+        self.open = {target: known for target, known in same.items() if target not in self.kept}
+        self.again = [target for target, known in self.open.items() if known is False and not overwrite
+                      and any((folder / file).exists() for file in _files(target, formats))]
         self.stale: set[Path] = set()
-        try:
-            before = json.loads(self.path.read_text())
-        except (FileNotFoundError, ValueError):
-            before = {}
-        self.told = before == self.about
         if self.told:
             return
-        self.stale = {path for ending in endings for path in folder.glob(f"*-{name}{ending}")}
-        others = self.stale - {folder / (target + ending) for target in targets for ending in endings}
+        self.stale = {path for file in _files(f"*-{name}", FORMATS) for path in folder.glob(file)}
+        others = self.stale - {folder / file for target in items for file in _files(target, FORMATS)}
         if others and overwrite:
             raise ValueError(f"output: {folder} holds maps of other photographs too ({min(others).name}), "
                              f"{_unlike(before, self)}; {_ADVICE}")
@@ -140,13 +245,63 @@ class _Manifest:
             raise ValueError(f"output: {folder} holds maps of {name} {_unlike(before, self)}; {_ADVICE}, or make them again "
                              "with --overwrite true")
 
-    def write(self) -> None:
-        """Says so before the first map, and removes those that would be taken for this probe's if it was cut short."""
-        if self.told:
+    def _same(self, target: str, item: Any) -> bool | None:
+        """Whether a map is known to be of this photograph; None where that cannot be read now, which is no reason to discard
+        the map."""
+        about = self.photographs.get(target, {})
+        if "sha256" not in about:
+            return False
+        try:
+            seen = _seen(item) if isinstance(item, Path) else {}
+            if seen and seen.items() <= about.items():
+                return True
+            same = _mark(item)["sha256"] == about["sha256"]
+        except (ValueError, OSError, MemoryError):
+            return None
+        if same and seen:
+            about.update(seen)
+            self.behind = True
+        return same
+
+    def _holds(self, target: str) -> bool:
+        known = self.photographs[target]["formats"]
+        return set(self.formats) <= set(known) and all((self.folder / file).exists() for file in _files(target, self.formats))
+
+    def begin(self) -> None:
+        """Says what is to be made before the first of it is there, so that it is never taken for a photograph, and removes what
+        would be taken for it if this was cut short."""
+        if self.begun:
             return
-        for path in self.stale:
-            path.unlink()
-        write_text_atomically(self.path, json.dumps(self.about, indent=2))
+        stale = {self.folder / file for target, known in self.open.items() if known is False and target in self.photographs
+                 for file in _files(target, self.photographs[target]["formats"])}
+        for path in self.stale | stale:
+            path.unlink(missing_ok=True)
+        for target, known in self.open.items():
+            about = {} if known is False else self.photographs[target]
+            self.photographs[target] = {**about, "formats": self._united(about)}
+        self.begun = True
+        self._write()
+
+    def add(self, target: str, mark: dict) -> None:
+        """Says of which photograph a map was made, which is there by now."""
+        before = self.photographs[target]
+        formats = self._united(before if before.get("sha256") == mark["sha256"] else {})
+        self.photographs[target] = {**mark, "formats": formats}
+        self.behind, self.added = True, self.added + 1
+        if self.added % (1 + len(self.photographs) // _PARTS) == 0:
+            self._write()
+
+    def finish(self) -> None:
+        """Writes what is not written yet."""
+        if self.behind:
+            self._write()
+
+    def _united(self, about: dict) -> list[str]:
+        return [name for name in FORMATS if name in self.formats or name in about.get("formats", ())]
+
+    def _write(self) -> None:
+        write_text_atomically(self.path, json.dumps({**self.about, "photographs": self.photographs}, indent=2))
+        self.behind = False
 
 
 def _made_by(probe: Probe, size: int | None, policy: str) -> dict:
@@ -156,9 +311,9 @@ def _made_by(probe: Probe, size: int | None, policy: str) -> dict:
     for name, value in sorted(probe.adapter.state().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     sampled = dict(sampling=probe.generator.sampling) if probe.generator.sampling else {}
+    size = size_used(probe.generator.resolution if size is None else size, probe.generator.multiple, policy)
     return dict(adapter=digest.hexdigest(), prompt=probe.adapter.prompt, generator=probe.generator.fingerprint, **sampled,
-                intrinsic=probe.intrinsic.name, options=probe.intrinsic.options,
-                size=probe.generator.resolution if size is None else size, policy=policy)
+                intrinsic=probe.intrinsic.name, options=probe.intrinsic.options, size=size, policy=policy)
 
 
 def _unlike(before: dict, now: _Manifest) -> str:

@@ -1,4 +1,8 @@
 """Probes on photographs: any size in and out, folders with resume, the command line."""
+import json
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +11,8 @@ from PIL import Image
 from tiny import SMALL
 
 import probes
-from probes import cli
-from probes._photos import predict_folder
-from probes.images import fit, read_image
+from probes import PhotoPrediction, cli, predict_folder
+from probes.images import ImageError, Photo, fit, read_image
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +54,15 @@ def test_a_folder_is_taken_up_where_it_was_left(probe, photos, tmp_path):
     (photos / "broken.png").write_bytes((photos / "wide.png").read_bytes()[:60])
     written, failed = predict_folder(probe, photos, out, ("npy", "png16"))
     assert written == 3 and len(failed) == 1 and "broken.png" in failed[0]
-    assert {p.name for p in out.iterdir()} == {f"{n}-shading{s}" for n in ("grey", "tall", "wide")
+    assert {p.name for p in out.glob("[!.]*")} == {f"{n}-shading{s}" for n in ("grey", "tall", "wide")
                                                for s in (".npy", "-16bit.png", "-16bit.json")} | {"maps-shading.json"}
     array = np.load(out / "tall-shading.npy")
     assert array.dtype == np.float32 and array.shape == (1, 90, 41)
     np.testing.assert_array_equal(array, probe.predict(images=photos / "tall.jpg")[0].map.numpy())
-    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*-shading*")}
     (out / "wide-shading.npy").unlink()
     assert predict_folder(probe, photos, out, ("npy", "png16"))[0] == 1
-    assert all(p.stat().st_mtime_ns == t for p, t in before.items() if not p.name.startswith("wide"))
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items() if not p.name.startswith(("wide", "maps")))
     assert predict_folder(probe, photos, out, ("npy", "png16"), overwrite=True)[0] == 3
 
 
@@ -69,8 +72,8 @@ def test_maps_of_one_probe_are_not_taken_for_anothers(probe, photos, tmp_path):
     assert predict_folder(probe, photos, out, ("npy",), say=said.append)[0] == 0
     assert said == [f"note: 3 of 3 maps are kept, they were in {out} already"]
     first, state = np.load(out / "tall-shading.npy"), probe.adapter.state()
-    for change in (dict(size=16), dict(policy="native")):
-        with pytest.raises(ValueError, match=f"output: .* another {next(iter(change))}; choose another folder with --output"):
+    for changed, change in (("size", dict(size=16)), ("size, policy", dict(policy="native"))):
+        with pytest.raises(ValueError, match=f"output: .* another {changed}; choose another folder with --output"):
             predict_folder(probe, photos, out, ("npy",), **change)
     probe.adapter.load_state({k: v * 3 for k, v in state.items()})
     try:
@@ -96,6 +99,153 @@ def _stop(done, total, name):
     raise KeyboardInterrupt
 
 
+def noise(path, seed, size=(40, 36)):
+    """An uncompressed picture: as many bytes whatever it shows."""
+    path.parent.mkdir(exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(small).resize(size, Image.BICUBIC).save(path)
+    return path
+
+
+def test_a_map_is_kept_for_the_very_photograph_it_was_made_of(probe, tmp_path):
+    out, said = tmp_path / "out", []
+    first, second = noise(tmp_path / "a" / "x.bmp", 1), noise(tmp_path / "b" / "x.bmp", 2)
+    expected = {path: probe.predict(images=path)[0].map.numpy() for path in (first, second)}
+
+    def run(items, formats=("npy",)):
+        said.clear()
+        return predict_folder(probe, items, out, formats, say=said.append)
+
+    def there():
+        return np.load(out / "x-shading.npy")
+
+    assert run(tmp_path / "a", ("npy", "png16")) == (1, []) and (there() == expected[first]).all() and not said
+    assert run(tmp_path / "b") == (1, []) and (there() == expected[second]).all()
+    assert said == [f"note: made again: 1 maps in {out} that are not known to be of these photographs (x-shading, for one)"]
+    assert not list(out.glob("*16bit*"))        # of the first, in a format that was not asked for now
+    assert run(tmp_path / "b")[0] == 0
+    os.utime(second)
+    assert run(tmp_path / "b")[0] == 0
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    assert run(tmp_path / "c")[0] == 0
+    # The same path, size and time, and another picture.
+    assert run(second)[0] == 0
+    before = second.stat()
+    second.write_bytes(first.read_bytes())
+    os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(second)[0] == 1 and (there() == expected[first]).all()
+    # One that cannot be read now takes nothing away from the map that is there.
+    second.unlink()
+    written, failed = run([second, noise(tmp_path / "y.bmp", 3)])
+    assert written == 1 and "there is no such file" in failed[0] and (there() == expected[first]).all()
+
+
+def test_a_list_of_pictures_is_known_by_its_pixels(probe, tmp_path):
+    pictures = [read_image(noise(tmp_path / f"{n}.bmp", n)).pixels for n in range(2)]
+    assert predict_folder(probe, pictures, tmp_path / "out", ("npy",))[0] == 2
+    assert predict_folder(probe, pictures, tmp_path / "out", ("npy",))[0] == 0
+    assert predict_folder(probe, pictures[1:] + pictures[:1], tmp_path / "out", ("npy",))[0] == 2
+
+
+def test_maps_whose_photographs_nothing_tells_are_made_again(probe, photos, tmp_path):
+    out, said = tmp_path / "out", []
+    predict_folder(probe, photos, out, ("npy",))
+    about = json.loads((out / "maps-shading.json").read_text())
+    for photographs in (None, [], {"wide-shading": 3, "tall-shading": {"formats": [[]]}, "grey-shading": {"formats": ["npy"]}}):
+        (out / "maps-shading.json").write_text(json.dumps({**about, "photographs": photographs}))
+        said.clear()
+        assert predict_folder(probe, photos, out, ("npy",), say=said.append)[0] == 3
+        assert said[0].startswith("note: made again: 3 maps in")
+    assert json.loads((out / "maps-shading.json").read_text()) == about
+
+
+def test_a_kill_costs_one_map_at_most(probe, photos, tmp_path):
+    out = tmp_path / "out"
+
+    def kept(done, total, name):                # what a kill at this moment would leave
+        shutil.copytree(out, tmp_path / f"after-{done}")
+
+    assert predict_folder(probe, photos, out, ("npy",), progress=kept)[0] == 3
+    assert [predict_folder(probe, photos, tmp_path / f"after-{n}", ("npy",))[0] for n in (1, 2, 3)] == [2, 1, 0]
+
+
+def test_a_folder_of_photographs_may_hold_their_maps(probe, photos, monkeypatch):
+    save, own, said = PhotoPrediction.save, {p.name for p in photos.iterdir()}, []
+
+    def cut(done, stem, formats):               # after the picture is there and before that is told
+        save(done, stem, formats)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PhotoPrediction, "save", cut)
+        predict_folder(probe, photos, photos)
+    assert (photos / "grey-shading.png").exists()
+    assert predict_folder(probe, photos, photos, say=said.append) == (3, []) and "left out" not in "".join(said)
+    there = {p.name for p in photos.glob("[!.]*")}
+    assert there == own | {f"{n}-shading.{s}" for n in ("grey", "tall", "wide") for s in ("npy", "png")} | {"maps-shading.json"}
+    for items in (photos, f"{photos}/*.*g", sorted(photos.glob("*.*g"))):
+        assert predict_folder(probe, items, photos) == (0, [])
+    assert predict_folder(probe, f"{photos}/**/*.*g", photos / "out", size=16) == (3, [])
+    assert predict_folder(probe, f"{photos}/**/*.*g", photos / "out", size=16) == (0, [])
+    assert len(probe.predict(images=sorted(photos.glob("*.png")))) == 5         # a list is taken as it is
+    for name in own:
+        (photos / name).unlink()
+    with pytest.raises(ImageError, match="holds no image .no files besides maps made of photographs"):
+        predict_folder(probe, photos, photos)
+    with pytest.raises(ImageError, match="expected photographs, got only maps that were made of some .*grey-shading.png"):
+        predict_folder(probe, photos / "grey-shading.png", photos)
+
+
+def test_no_map_replaces_a_photograph(probe, photos):
+    mine = noise(photos / "wide-shading.png", 1).read_bytes()
+    for formats, overwrite in ((("png",), False), (("png",), True), (("npy",), True)):
+        with pytest.raises(ValueError, match="output: the photograph .*wide-shading.png has the name of a map"):
+            predict_folder(probe, photos, photos, formats, overwrite=overwrite)
+    assert (photos / "wide-shading.png").read_bytes() == mine and not (photos / "maps-shading.json").exists()
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB"), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")])
+def test_a_photograph_that_cannot_be_fitted_ends_nothing(probe, photos, tmp_path, monkeypatch, error):
+    Image.new("L", (270_000, 8)).save(photos / "a-strip.png")
+    emit, shown = probe.emit, []
+
+    def short(state):
+        shown.append(state)
+        if len(shown) == 2:
+            raise error
+        return emit(state)
+
+    monkeypatch.setattr(probe, "emit", short)
+    written, failed = predict_folder(probe, photos, tmp_path / "out", ("npy",))
+    assert written == 2 and len(failed) == 2
+    assert "a-strip.png: its 8×270000 pixels would become" in failed[0]
+    assert failed[1] == (f"{photos / 'tall.jpg'}: it does not fit into the memory with --policy resize; give a smaller --size, "
+                         "with --policy resize or square")
+    assert predict_folder(probe, photos, tmp_path / "out", ("npy",))[0] == 1
+    monkeypatch.setattr(probe, "emit", lambda state: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError):           # a mistake, not a photograph
+        predict_folder(probe, photos, tmp_path / "other", ("npy",))
+
+
+def test_a_size_that_was_rounded_is_told(probe, photos, tmp_path):
+    out, said = tmp_path / "out", []
+    assert predict_folder(probe, photos, out, ("npy",), size=30, say=said.append)[0] == 3
+    assert said == ["note: size 30 became 32: tiny takes multiples of 4"]
+    assert json.loads((out / "maps-shading.json").read_text())["size"] == 32
+    assert predict_folder(probe, photos, out, ("npy",), size=32)[0] == 0
+    assert probe.predict(images=photos / "tall.jpg", size=30)[0].notes == (said[0].removeprefix("note: "),)
+    assert probe.predict(images=photos / "tall.jpg", size=30, policy="native")[0].notes == ()
+    with pytest.raises(ValueError, match="size: expected a whole number of at least 4, or None, got 0"):
+        predict_folder(probe, photos, tmp_path / "none", size=0)
+
+
+def test_a_size_between_two_multiples_becomes_one_for_all_photographs():
+    found = {fit(Photo(torch.zeros(3, side, side), "a"), 8, 12).inner for side in range(8, 200)}
+    assert found == {(16, 16)}
+
+
 def test_nothing_is_drawn_beside_photographs(probe, photos, capsys, monkeypatch):
     with pytest.raises(ValueError, match="seeds: images are given, so nothing is drawn; leave seeds out"):
         probe.predict(range(2), images=photos)
@@ -108,8 +258,8 @@ def test_nothing_is_drawn_beside_photographs(probe, photos, capsys, monkeypatch)
 
 
 def test_a_generator_that_draws_its_own_images_takes_none(tmp_path, photos):
-    own = probes.fit("stylegan2-scenes", out=str(tmp_path / "run"), **{**SMALL, "evaluate": 0, "steps": 2})
-    with pytest.raises(ValueError, match="images: stylegan2-scenes is driven by noise and draws its own; give seeds"):
+    own = probes.fit("stylegan2-scenes@760k", out=str(tmp_path / "run"), **{**SMALL, "evaluate": 0, "steps": 2})
+    with pytest.raises(ValueError, match="images: stylegan2-scenes@760k is driven by noise and draws its own; give seeds"):
         own.predict(images=photos)
     with pytest.raises(ValueError, match="formats: there is no jpg; choose of npy"):
         predict_folder(own, photos, tmp_path, ("jpg",))

@@ -62,7 +62,7 @@ def _predict_photos(probe, images: list[str], output: str, formats: list[str], s
         print(line, file=sys.stderr)
     print(f"{output}: {probe.intrinsic.name} of {written} photographs ({probe.intrinsic.description})")
     if failed:
-        raise ValueError(f"{len(failed)} of the images could not be read; the others are done")
+        raise ValueError(f"{len(failed)} of the images were left out; the others are done")
 
 
 def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent", "rgb"],  # noqa: B006

@@ -85,12 +85,35 @@ def fit(photo: Photo, multiple: int = 8, size: int | None = 512, policy: str = "
     Args:
         photo: of `read_image`
         multiple: of which both sides shall be: 8 for Stable Diffusion's VAE; more where its U-Net needs even grids
-        size: of the shorter side, or of both for "square"
+        size: of the shorter side, or of both for "square"; one that is no multiple becomes the nearest
         policy: "resize", "square" or "native": see POLICIES
 
     Raises ValueError for numbers that make no sense, UnknownNameError for another policy, ImageError for a photograph that
     would come out with more than 33 million pixels, as a long and thin one does.
     """
+    used = size_used(size, multiple, policy)
+    height, width = photo.size
+    if policy == "native":
+        _check_area(photo, _up(height, multiple), _up(width, multiple), "pass policy='resize' with a size")
+        pixels, inner = _reflect(photo.pixels, _up(height, multiple), _up(width, multiple)), (height, width)
+    else:
+        if policy == "square":
+            inner = (used, used)
+        else:
+            # Multiplied first: the shorter side is then `size` itself, and rounds alike whatever the photograph.
+            sides = (height, width) if size is None else (side * int(size) / min(height, width) for side in photo.size)
+            inner = tuple(_nearest(side, multiple) for side in sides)
+        advice = {"square": "pass a smaller size", "resize": "pass a smaller size, or policy='square'"}[policy]
+        _check_area(photo, *inner, advice)
+        pixels = photo.pixels
+        if inner != photo.size:
+            pixels = _resample(pixels[None], inner, "bicubic")[0].clamp_(-1, 1)
+    return Fitted(pixels, inner, photo.size, policy, photo.name)
+
+
+def size_used(size: int | None, multiple: int, policy: str) -> int | None:
+    """What `fit` makes of `size`: the nearest multiple, or None where each photograph decides. Raises what `fit` raises for its
+    arguments."""
     if policy not in POLICIES:
         raise unknown("policy", policy, POLICIES)
     if not _positive(multiple):
@@ -99,23 +122,11 @@ def fit(photo: Photo, multiple: int = 8, size: int | None = 512, policy: str = "
         raise ValueError(f"size: expected a whole number of at least {multiple}, or None, got {size!r}; try size=512")
     if policy == "square" and size is None:
         raise ValueError("size: policy 'square' needs one; try size=512")
-    height, width = photo.size
-    if policy == "native":
-        _check_area(photo, _up(height, multiple), _up(width, multiple), "pass policy='resize' with a size")
-        pixels, inner = _reflect(photo.pixels, _up(height, multiple), _up(width, multiple)), (height, width)
-    else:
-        if policy == "square":
-            target = (size, size)
-        else:
-            scale = 1.0 if size is None else size / min(height, width)
-            target = (height * scale, width * scale)
-        inner = tuple(max(multiple, int(side / multiple + 0.5) * multiple) for side in target)
-        advice = {"square": "pass a smaller size", "resize": "pass a smaller size, or policy='square'"}[policy]
-        _check_area(photo, *inner, advice)
-        pixels = photo.pixels
-        if inner != photo.size:
-            pixels = _resample(pixels[None], inner, "bicubic")[0].clamp_(-1, 1)
-    return Fitted(pixels, inner, photo.size, policy, photo.name)
+    return None if size is None or policy == "native" else _nearest(size, multiple)
+
+
+def _nearest(side: float, multiple: int) -> int:
+    return max(multiple, int(side / multiple + 0.5) * multiple)
 
 
 def _check_area(photo: Photo, height: int, width: int, advice: str) -> None:

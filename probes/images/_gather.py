@@ -17,7 +17,7 @@ from ._photo import ImageError, Photo
 _SINGLE = (Image.Image, np.ndarray, Tensor, Photo)
 
 
-def gather(items: Any, say: Callable[[str], None] | None = None) -> list:
+def gather(items: Any, say: Callable[[str], None] | None = None, skip: Callable[[Path], bool] | None = None) -> list:
     """What `read_image` takes, one entry an image, in the order given.
 
     Args:
@@ -25,21 +25,33 @@ def gather(items: Any, say: Callable[[str], None] | None = None) -> list:
             a folder: its images by name, without its subfolders and hidden files; other files are left out;
             a pattern such as "photos/*.jpg" or "photos/**/*.png", where no file has that very name: its files, sorted
         say: called with a line for each folder in which something was left out, with the count
+        skip: whether a file, given by itself or found, is no photograph but a map that was made of one; it is passed over and
+            not counted
 
     Files become Path; everything else stays as it is. Nothing is opened. Raises ImageError if a folder, a pattern or the
     whole holds no image; a single path that does not exist is left for `read_image` to name.
     """
-    say = say or (lambda line: None)
+    say, skip = say or (lambda line: None), skip or (lambda path: False)
     if isinstance(items, _SINGLE):
         return [items]
     if isinstance(items, (str, os.PathLike)):
-        return _expand(items, say)
+        items = [items]
     if not isinstance(items, Iterable) or isinstance(items, (bytes, dict)):
         raise ImageError(f"images: expected a folder, a path, a pattern, an image or a list of these, got "
                          f"{type(items).__name__}")
-    found = []
+    found, passed = [], None
     for item in items:
-        found += _expand(item, say) if isinstance(item, (str, os.PathLike)) else [item]
+        if not isinstance(item, (str, os.PathLike)):
+            found.append(item)
+            continue
+        for path in _expand(item, say, skip):
+            if skip(path):
+                passed = path
+            else:
+                found.append(path)
+    if passed is not None and not found:
+        raise ImageError(f"images: expected photographs, got only maps that were made of some ({passed}, for one); give the "
+                         "photographs themselves")
     if not found:
         raise ImageError("images: expected at least one, got an empty list; give paths, a folder such as photos/, or images")
     return found
@@ -68,10 +80,10 @@ def stems(items: list) -> list[str]:
     return names
 
 
-def _expand(item: str | os.PathLike, say: Callable[[str], None]) -> list[Path]:
+def _expand(item: str | os.PathLike, say: Callable[[str], None], skip: Callable[[Path], bool]) -> list[Path]:
     path = Path(item).expanduser()
     if path.is_dir():
-        return _folder(path, str(item), say)
+        return _folder(path, str(item), say, skip)
     if glob.has_magic(str(path)) and not path.exists():
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not found:
@@ -80,16 +92,19 @@ def _expand(item: str | os.PathLike, say: Callable[[str], None]) -> list[Path]:
     return [path]
 
 
-def _folder(folder: Path, name: str, say: Callable[[str], None]) -> list[Path]:
+def _folder(folder: Path, name: str, say: Callable[[str], None], skip: Callable[[Path], bool]) -> list[Path]:
     try:
-        files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_file())
+        there = sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_file())
     except OSError as error:
         raise ImageError(f"{name}: the folder cannot be read ({error.strerror}); check its permissions") from error
+    files = [file for file in there if not skip(file)]
     endings = suffixes()
     images = [file for file in files if file.suffix.lower() in endings and file.suffix.lower() not in RAW_SUFFIXES]
-    others = [file.name for file in files if file not in set(images)]
+    taken = set(images)
+    others = [file.name for file in files if file not in taken]
     if not images:
         what = f"{len(others)} other files" if others else "no files"
+        what += " besides maps made of photographs" if len(files) < len(there) else ""
         inside = "; its subfolders are not searched: give " + str(folder / "**" / "*.jpg") if any(
             entry.is_dir() for entry in folder.iterdir()) else ""
         raise ImageError(f"{name}: this folder holds no image ({what}); expected JPEG, PNG, TIFF, WebP and the like{inside}")
