@@ -6,6 +6,7 @@ import make_sd_lora as forge
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from full_size import on_meta
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -306,38 +307,40 @@ def test_a_scale_of_zero_is_an_update_of_zero(base, generator, state, pairs, tmp
 
 @pytest.fixture(scope="module")
 def sd15():
-    return nn.ModuleDict({"unet": forge.on_meta(forge.SD15)})
+    return on_meta("sd15")
 
 
 @pytest.fixture(scope="module")
 def sd21():
-    return nn.ModuleDict({"unet": forge.on_meta(forge.SD21)})
+    return on_meta("sd21-base")
 
 
-def zeros(unet, rank):
-    weights = {site: unet.get_submodule(site).weight.shape for site in forge.attention_sites(unet)}
-    return {site: (torch.zeros(rank, i), torch.zeros(o, rank)) for site, (o, i) in weights.items()}
+def zeros(generator, rank):
+    """A LoRA on the sites that the generator itself names."""
+    weights = {site: generator.network.get_submodule(site).weight.shape for site in generator.sites("all")}
+    return {site.removeprefix("unet."): (torch.zeros(rank, i), torch.zeros(o, rank)) for site, (o, i) in weights.items()}
 
 
 def test_the_papers_weights_for_sd15_have_its_sites_and_its_1594368_parameters(sd15, sd21, tmp_path):
-    read = read_lora(forge.attention_processors(tmp_path / "normal.bin", zeros(sd15["unet"], 8)))
-    attention = {f"unet.{name}.{part}" for name, module in sd15["unet"].named_modules() if name.endswith((".attn1", ".attn2"))
-                 for part in ("to_q", "to_k", "to_v", "to_out.0")}
-    assert set(read.sites) == attention and len(read.sites) == 16 * 8
+    read = read_lora(forge.attention_processors(tmp_path / "normal.bin", zeros(sd15, 8)))
+    attention = {f"unet.{name}.{part}" for name, module in sd15.network.unet.named_modules()
+                 if name.endswith((".attn1", ".attn2")) for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert set(read.sites) == set(sd15.sites("all")) == attention and len(read.sites) == 16 * 8
     assert read.size == 1_594_368 and (read.rank, read.alpha) == (8, 8.0) and read.base_model == "SD1.5"
-    assert fits(read, sd15) is None
+    assert fits(read, sd15.network) is None
     with pytest.raises(ValueError, match=r"normal.bin: LoRA of another base model \(it looks like SD1.5 by its shapes\); load "
                        r"SD1.5 as the generator: unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k has A "
                        r"\[8, 768\] and B \[320, 8\], where the network's weight of \[320, 1024\] takes "
                        r"\[8, 1024\] and \[320, 8\]"):
-        fits(read, sd21)
+        fits(read, sd21.network)
 
 
 def test_a_lora_of_sd21_has_207488_parameters_a_rank_and_is_not_of_sd15(sd15, sd21, tmp_path):
-    read = read_lora(forge.kohya(tmp_path / "sd21.safetensors", zeros(sd21["unet"], 2), 2.0))
-    assert read.size == 2 * 207_488 and fits(read, sd21) is None
+    read = read_lora(forge.kohya(tmp_path / "sd21.safetensors", zeros(sd21, 2), 2.0))
+    assert read.size == 2 * 207_488 == adapters.lora_size(sd21, "all", 2) and fits(read, sd21.network) is None
+    assert set(read.sites) == set(sd21.sites("all"))
     with pytest.raises(ValueError, match="it looks like SD2.1"):
-        fits(read, sd15)
+        fits(read, sd15.network)
 
 
 def test_a_lora_of_another_network_is_named_by_its_first_site(base, generator, pairs, tmp_path):
@@ -352,8 +355,8 @@ def test_a_lora_of_another_network_is_named_by_its_first_site(base, generator, p
 
 
 @pytest.mark.parametrize("version", ["SD15", "SD21", "SDXL"])
-def test_every_module_is_found_by_all_of_its_names(sd15, sd21, version):
-    unet = {"SD15": sd15, "SD21": sd21}[version]["unet"] if version != "SDXL" else forge.on_meta(forge.SDXL)
+def test_every_module_is_found_by_all_of_its_names(version):
+    unet = forge.on_meta(getattr(forge, version))
     names = forge.original_names(unet)
     assert len(names) > 250
     for site, original in names.items():

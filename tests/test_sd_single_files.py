@@ -120,20 +120,17 @@ def meta(version, seed=0):
 
 
 # U-Net of the model cards; VAE and text encoder: CLIP ViT-L/14's text tower has 123.06M, OpenCLIP ViT-H's less one layer 340M.
-@pytest.mark.parametrize("version, unet, vae, text, adapted, resolution", [
-    ("sd15", 859_520_964, 83_653_863, 123_060_480, 199_296, 512),
-    ("sd21-base", 865_910_724, 83_653_863, 340_387_840, 207_488, 512),
-    ("sd21", 865_910_724, 83_653_863, 340_387_840, 207_488, 768),
+@pytest.mark.parametrize("version, unet, vae, text, resolution", [
+    ("sd15", 859_520_964, 83_653_863, 123_060_480, 512),
+    ("sd21-base", 865_910_724, 83_653_863, 340_387_840, 512),
+    ("sd21", 865_910_724, 83_653_863, 340_387_840, 768),
 ])
-def test_the_published_models_at_their_true_size(version, unet, vae, text, adapted, resolution):
+def test_the_published_models_at_their_true_size(version, unet, vae, text, resolution):
     config, state = meta(version)
     assert config.resolution == resolution and config.factor == 8 and config.vae["scaling_factor"] == 0.18215
     assert config.scheduler["prediction_type"] == ("v_prediction" if version == "sd21" else "epsilon")
     counts = {part: sum(v.numel() for n, v in state.items() if n.startswith(f"{part}.")) for part in PARTS}
     assert counts == {"unet": unet, "vae": vae, "text_encoder": text}
-    sites = [v for n, v in state.items() if n.startswith("unet.") and (".attn1.to_" in n or ".attn2.to_" in n) and v.ndim == 2]
-    assert len(sites) == 128 and sum(sum(v.shape) for v in sites) == adapted
-    assert 8 * adapted == {"sd15": 1_594_368}.get(version, 1_659_904)      # the paper: 1.59M at rank 8
     # the original layout of this very size becomes these very names and shapes
     given = {part: {n.removeprefix(f"{part}."): v for n, v in state.items() if n.startswith(f"{part}.")} for part in PARTS}
     original = make_sd.original(*given.values(), version=1 if version == "sd15" else 2)

@@ -123,8 +123,6 @@ def test_the_published_model_at_its_true_size():
     assert {part: sum(v.numel() for v in own.values()) for part, own in given.items()} == dict(
         unet=2_567_463_684, vae=83_653_863, text_encoder=123_060_480, text_encoder_2=694_659_840)
     assert config.resolution == 1024 and config.vae["scaling_factor"] == 0.13025
-    sites = [v for n, v in given["unet"].items() if (".attn1.to_" in n or ".attn2.to_" in n) and v.ndim == 2]
-    assert len(sites) == 560 and sum(sum(v.shape) for v in sites) == 1_451_520
     original = make_sd.original(*given.values())
     check_names(original, "sdxl")
     assert width(original, "sdxl") == (2048, 4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, states
+from full_size import on_meta
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import SMALL
@@ -50,6 +51,24 @@ def test_scopes_are_the_attentions_of_their_place(generator):
     modules = dict(generator.network.named_modules())
     assert all(isinstance(modules[name], torch.nn.Linear) for name in every)
     assert {name.rpartition(".attn1.")[2] for name in generator.sites("self")} == {"to_q", "to_k", "to_v", "to_out.0"}
+
+
+# The paper's LoRA of rank 8 on Stable Diffusion 1.5 has 1.59M parameters (arXiv 2311.17137).
+@pytest.mark.parametrize("version, count, size", [("sd15", 128, 199_296), ("sd21-base", 128, 207_488), ("sd21", 128, 207_488),
+                                                  ("sdxl", 560, 1_451_520)])
+def test_the_scopes_of_the_published_models(version, count, size):
+    generator = on_meta(version)
+    found = {scope: generator.sites(scope) for scope in generator.scopes}
+    every = found["all"]
+    assert len(every) == len(set(every)) == count
+    assert sorted(found["self"] + found["cross"]) == sorted(every) and len(found["self"]) == len(found["cross"])
+    assert sorted(found["down"] + found["mid"] + found["up"]) == sorted(every) and all(found.values())
+    sizes = {scope: adapters.lora_size(generator, scope, 8) for scope in found}
+    assert sizes["all"] == 8 * size == sizes["self"] + sizes["cross"] == sizes["down"] + sizes["mid"] + sizes["up"]
+    if version == "sd15":
+        assert sizes["all"] == 1_594_368
+    attentions = {name for name, module in generator.network.unet.named_modules() if type(module).__name__ == "Attention"}
+    assert {name.removeprefix("unet.").rpartition(".to_")[0] for name in every} == attentions and count == 4 * len(attentions)
 
 
 def test_an_adapter_brings_its_prompt_and_takes_it_away(generator):
@@ -147,6 +166,40 @@ def test_multi_step_training_is_v_prediction_on_a_schedule_that_ends_in_noise(mu
     scaled.network.unet.register_forward_hook(lambda m, a, k, o: seen.append((a[0], a[1])), with_kwargs=True)
     scaled.regress({"latent": latent}, target, seeds)
     torch.testing.assert_close(seen[-1][0][:, 4:], latent)
+
+
+def predicting(kind, generator):
+    """A tiny configuration, of another kind of prediction."""
+    config = generator.network.config
+    return StableDiffusionNetwork(replace(config, scheduler={**config.scheduler, "prediction_type": kind}), seed=1)
+
+
+def test_multi_step_training_of_a_model_that_predicts_noise(generator):
+    from diffusers import DDPMScheduler
+
+    made = StableDiffusion("tiny", predicting("epsilon", generator), mode="multi", conv_in="random:0", steps=2, world="scenes")
+    latent, target, seeds = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), [999, 500]
+    schedule = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", prediction_type="epsilon")
+    seen = []
+    made.network.unet.register_forward_hook(lambda m, a, k, o: seen.append((a[0], a[1], o.sample)), with_kwargs=True)
+    with torch.no_grad():
+        said, wanted = made.regress({"latent": latent}, target, seeds)
+    noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    torch.testing.assert_close(wanted, noise)
+    given, at, answered = seen[0]
+    assert made.options["zero_snr"] is False and at.tolist() == seeds and torch.equal(said, answered)
+    torch.testing.assert_close(given[:, :4], schedule.add_noise(target, noise, torch.tensor(seeds)), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(given[0, :4], noise[0], atol=1e-2)               # something of the target is left at the end
+    torch.testing.assert_close(given[:, 4:], latent / 2.0)
+
+
+@pytest.mark.parametrize("kind, options, message", [
+    ("epsilon", dict(zero_snr=True), "zero_snr: a U-Net that predicts the noise .epsilon. says nothing .* pass zero_snr=False"),
+    ("sample", {}, "mode: a U-Net that predicts 'sample' cannot be run in several steps; only epsilon and v_prediction"),
+])
+def test_what_cannot_be_trained_in_several_steps(kind, options, message, generator):
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion("tiny", predicting(kind, generator), mode="multi", conv_in="random:0", world="scenes", **options)
 
 
 def test_sampling_is_diffusers_dpm_solver_with_guidance(multi):

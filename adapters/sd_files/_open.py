@@ -37,7 +37,7 @@ def open_lora(path: Path) -> Opened:
             raise CheckpointError(f"{file}: {PEFT_CONFIG} should lie beside it and does not; without it the scale (lora_alpha) "
                                   "of the LoRA is not known. Download the whole folder.")
         text = config_file.read_text(encoding="utf-8", errors="replace")
-        config, metadata = _json(text, config_file, "its content"), {PEFT_CONFIG: text}
+        config, metadata = json_object(text, config_file, "its content"), {PEFT_CONFIG: text}
     with open(file, "rb") as stream:
         head = stream.read(16)
     if head[8:9] == b"{":
@@ -53,7 +53,7 @@ def adapter_metadata(opened: Opened) -> dict[str, Any] | None:
     text = opened.metadata.get("lora_adapter_metadata")
     if text is None:
         return None
-    every = _json(text, opened.file, "lora_adapter_metadata in its header")
+    every = json_object(text, opened.file, "lora_adapter_metadata in its header")
     own = {name.removeprefix("unet."): value for name, value in every.items() if name.startswith("unet.")}
     if own or any(name.startswith("text_encoder") for name in every):
         return own or None
@@ -105,7 +105,8 @@ def _pickle(file: Path, head: bytes) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items()}
 
 
-def _json(text: str, file: Path, what: str) -> dict[str, Any]:
+def json_object(text: str, file: Path, what: str) -> dict[str, Any]:
+    """The object that a text of a LoRA file spells; CheckpointError, naming the file, where it spells none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -37,17 +37,17 @@ def export(run: str, target: str, style: Literal["diffusers", "comfyui"] = "diff
     print(f"{export_lora(probe, target, style, overwrite)}: {probe.adapter.size:,} parameters, prompt {probe.adapter.prompt!r}")
 
 
-def import_(file: str, generator: str, intrinsic: str, out: str, prompt: str | None = None, teacher: str | None = None,
-            data: str | None = None, ignore_text_encoder: bool = False,
+def import_(file: str, generator: str, out: str, intrinsic: str | None = None, prompt: str | None = None,
+            teacher: str | None = None, data: str | None = None, ignore_text_encoder: bool = False,
             generator_options: dict[str, int | float | bool | str | None] | None = None, overwrite: bool = False) -> None:
     """Makes a run folder of a LoRA that somebody else trained on Stable Diffusion.
 
     Args:
         file: .safetensors or .bin, in the spelling of diffusers, PEFT, kohya or of the paper's released weights
         generator: the Stable Diffusion it was trained on
-        intrinsic: what it emits
         out: run folder to write
-        prompt: that it was trained with; the intrinsic's own by default
+        intrinsic: what it emits; by default what the file says, if `probes export` wrote it
+        prompt: that it was trained with; by default what the file says, or the intrinsic's own
         teacher: what evaluations compare with
         data: images to evaluate on
         ignore_text_encoder: leave out what the file trains in text encoders
