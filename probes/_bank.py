@@ -9,10 +9,12 @@ once: the second waits.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from generators import Generator, State
 from generators._files import cache_folder, file_sha256
 
 from . import _depth
-from ._files import OutputError, write_text_atomically
+from ._files import OutputError, write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic
 from .data import Data
 from .teachers import Teacher
@@ -198,26 +200,50 @@ def open_bank(request: Request, folder: str | Path | None = None, batch: int | N
         batch: images labelled at once while building; by default what `batch_size` says
         progress: called with (done, all) while building
 
-    Raises BankError if the stored bank was truncated or altered.
+    Raises BankError if the stored bank was truncated or altered, OutputError where one that is not finished cannot be written.
     """
-    root = Path(folder) if folder else cache_folder("banks")
-    root.mkdir(parents=True, exist_ok=True)
-    target = root / request.key
-    with FileLock(root / f"{request.key}.lock"):
+    target = (Path(folder) if folder else cache_folder("banks")) / request.key
+    with _held(target):
         if not (target / "manifest.json").exists():
             _build(request, target, batch or batch_size(request.generator), progress)
         return _verified(target)
 
 
+def _held(target: Path) -> AbstractContextManager:
+    """Keeps a bank for this process. A finished one is never written again, so where its folder takes no lock (a shared cache
+    that is read-only, a full disk) it is used without."""
+    lock = target.with_suffix(".lock")
+    try:
+        with _storing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            return FileLock(lock).acquire()
+    except OutputError:
+        if os.path.exists(target / "manifest.json"):
+            return nullcontext()
+        raise
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    """Where the block meets a full disk, a read-only folder and the like: an OutputError that names the file, else `path`,
+    and what gives banks another place."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error.errno, f"{error.strerror or error} (banks are kept below PROBES_CACHE)",
+                          str(error.filename or path)) from error
+
+
 def _build(request: Request, target: Path, batch: int, progress: Callable[[int, int], None] | None) -> None:
     part = target.with_suffix(".part")
     mark = part / "progress.json"
-    done = json.loads(mark.read_text())["done"] if mark.exists() else 0
+    done, cut = _begun(mark)
     if not done:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        with _storing(part):
+            part.mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    total, cut = request.samples, json.loads(mark.read_text()).get("cut", 0.0) if done else 0.0
+    total = request.samples
     for start in range(done, total, batch):
         stop = min(start + batch, total)
         seeds = request.seeds[start:stop]
@@ -230,46 +256,63 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         for name, value in values.items():
             if name not in arrays:
                 path = part / f"{name}.npy"
-                arrays[name] = (np.lib.format.open_memmap(path, "r+") if start else
-                                _allocate(path, value.dtype, (total, *value.shape[1:])))
+                with _storing(path):
+                    arrays[name] = (np.lib.format.open_memmap(path, "r+") if start else
+                                    _allocate(path, value.dtype, (total, *value.shape[1:])))
             arrays[name][start:stop] = value
         if stop == total or (start // batch) % 8 == 7:      # a killed build goes on from here
-            for array in arrays.values():
-                array.flush()
-            write_text_atomically(mark, json.dumps({"done": stop, "cut": cut}))
+            with _storing(part):
+                for array in arrays.values():
+                    array.flush()
+                write_text_atomically(mark, json.dumps({"done": stop, "cut": cut}))
         if progress:
             progress(stop, total)
     arrays = {p.stem: np.load(p, mmap_mode="r") for p in part.glob("*.npy") if p.stem != "mean"}
     blocks = range(0, total, 256)
     sums = sum(np.nansum(arrays["target"][i:i + 256], 0, np.float64) for i in blocks)
     known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
-    np.save(part / "mean.npy", (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
     if not known.any():
         arrays.clear()
         shutil.rmtree(part)             # its maps may be mended under the same name
         raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for "
                         f"{request.intrinsic.name}; mend the teacher, or the files that its maps come from")
+    mean = io.BytesIO()
+    np.save(mean, (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
+    with _storing(part):
+        write_bytes_atomically(part / "mean.npy", mean.getvalue())
     files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
     manifest = dict(identity=request.identity(), cut=cut / total, files=files,
                     teacher=f"{request.teacher.name} {request.teacher.version}",
                     arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
-    write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
-    (target / mark.name).unlink()
+    with _storing(target):
+        write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+        (target / mark.name).unlink()
+
+
+def _begun(mark: Path) -> tuple[int, float]:
+    """(pairs that are safe in a part of a bank, what was cut off of them); none where nothing readable says so."""
+    try:
+        about = json.loads(mark.read_text())
+        return int(about["done"]), float(about["cut"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0.0
 
 
 def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """A new memory map whose space on disk is taken now: a full disk must be an error, not a crash later."""
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        try:
+    array = None
+    try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-        except OSError as error:
-            del array
-            path.unlink()
-            raise OutputError(error.errno, error.strerror, str(path)) from error
+    except OSError:
+        del array
+        with suppress(OSError):         # a folder that cannot be written refuses this too; the first error is the one to tell
+            path.unlink(missing_ok=True)
+        raise
     return array
 
 
@@ -277,8 +320,10 @@ def _verified(folder: Path) -> Bank:
     advice = f"delete {folder} and run again to rebuild it"
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        files = manifest["files"]
-    except (ValueError, KeyError) as error:
+        files = dict(manifest["files"])
+        if not {"target.npy", "mean.npy", *(f"{name}.npy" for name in manifest["arrays"])} <= set(files):
+            raise KeyError("files")
+    except (ValueError, KeyError, TypeError) as error:
         raise BankError(f"bank: {folder / 'manifest.json'} is damaged; {advice}") from error
     for name, digest in files.items():
         path = folder / name

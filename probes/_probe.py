@@ -1,6 +1,7 @@
 """A Probe: generator + adapter + intrinsic + where it came from. Predicts, evaluates, saves, loads."""
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,24 +17,23 @@ import adapters
 import generators
 from generators import Generator, State
 from generators._base import check_classes
+from generators._files import file_sha256
 from generators._names import unknown
 
 from ._bank import Bank, Request, batch_size, drawn, open_bank
 from ._controls import CLOSED_FORM, Trivial
-from ._files import write_bytes_atomically, write_text_atomically
+from ._files import OutputError, write_bytes_atomically, write_text_atomically
 from ._intrinsics import Intrinsic, get_intrinsic
 from ._photos import PhotoPrediction, predict_photos
+from ._record import ADVICE, RunError, read_record
 from ._results import Evaluation, Prediction, Scores, read_evaluation
 from .data import Data, get_data
 from .metrics import Protocol, depth_protocol, get_protocol, prepare_depth, summarise
 from .teachers import Teacher, Unsaid, get_teacher
 
 RESULTS = ("metrics.json", "samples.csv", "samples.png", "report.html")      # of an evaluation, in a run folder
+WEIGHTS = "adapter/adapter_model.safetensors"
 REFERENCE = 1000        # images that the controls of an adapter from elsewhere are fitted on
-
-
-class RunError(ValueError):
-    """A run folder cannot be read, or does not fit the generator it is loaded on."""
 
 
 @dataclass
@@ -254,15 +254,20 @@ class Probe:
 
     def save(self, folder: str | Path) -> Path:
         """Writes adapter/ (of a LoRA, PEFT's format) and probe.json, each file whole or not at all; scores of another probe in
-        the folder are removed. Returns the folder."""
+        the folder are removed. The record takes the adapter file's sha256. Returns the folder. Raises OutputError where it
+        cannot be written."""
         folder = Path(folder)
-        (folder / "adapter").mkdir(parents=True, exist_ok=True)
         tensors, config = self.adapter.file()
         weights = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt"})
-        if not _is_saved(folder, self.record, weights):
-            for name in RESULTS:
-                (folder / name).unlink(missing_ok=True)
-        write_bytes_atomically(folder / "adapter" / "adapter_model.safetensors", weights)
+        try:
+            (folder / "adapter").mkdir(parents=True, exist_ok=True)
+            if not _is_saved(folder, self.record, weights):
+                for name in RESULTS:
+                    (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror or str(error), str(error.filename or folder)) from error
+        self.record["adapter_sha256"] = hashlib.sha256(weights).hexdigest()
+        write_bytes_atomically(folder / WEIGHTS, weights)
         write_text_atomically(folder / "adapter" / "adapter_config.json", json.dumps(config, indent=2, default=str))
         write_text_atomically(folder / "probe.json", json.dumps(self.record, indent=2))
         return folder
@@ -283,19 +288,16 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
             the probe was fitted on, except for a LoRA that was imported without one
         data: images of a generator that is driven by images; by default what the record names. The same holds for them
 
-    Raises RunError if the folder is incomplete, of another version, or made for another generator.
+    Raises RunError if the folder is incomplete, of another version, or made for another generator, or if its record or its
+    adapter was truncated or altered.
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / "probe.json").read_text())
-        tensors = safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
+        record = read_record(folder, "run")
+        tensors = _read_weights(folder / WEIGHTS, record)
     except FileNotFoundError as error:
         raise RunError(f"run: {folder} is not a finished run folder ({error.filename} is missing); give the folder "
                        "that `probes fit` wrote") from error
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise RunError(f"run: {folder} is damaged: {error}; fit the probe again") from error
-    if record.get("format") != "probes-run" or record.get("version") != 1:
-        raise RunError(f"run: {folder}/probe.json is of version {record.get('version')}, this is software for version 1")
     about = record["generator"]
     if generator is None:
         generator = _rebuilt(about, about["weights"], device)
@@ -313,6 +315,17 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
     return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, read_evaluation(folder))
 
 
+def _read_weights(path: Path, record: dict) -> dict[str, Tensor]:
+    """The tensors of an adapter's file, checked against the record, where that has a digest: runs of before have none."""
+    expected = record.get("adapter_sha256")
+    if expected is not None and file_sha256(path) != expected:
+        raise RunError(f"run: {path} is damaged: it was altered or truncated since the fit; {ADVICE}")
+    try:
+        return safetensors.torch.load_file(path)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"run: {path} is damaged: {error}; {ADVICE}") from error
+
+
 def recorded_adapter(record: dict, generator: Generator, name: str | None = None) -> adapters.Adapter:
     """A fresh adapter of the kind that a record tells of."""
     method = record["method"]
@@ -324,11 +337,12 @@ def recorded_adapter(record: dict, generator: Generator, name: str | None = None
 def _is_saved(folder: Path, record: dict, weights: bytes) -> bool:
     """Whether a run folder holds this very adapter, whatever it was scored on; its results are then this probe's."""
     def essence(record: dict) -> dict:
-        return {k: v for k, v in json.loads(json.dumps(record)).items() if k != "request"}
+        about = json.loads(json.dumps(record)).items()
+        return {k: v for k, v in about if k not in ("request", "adapter_sha256")}       # the weights themselves are compared
 
     try:
         there = json.loads((folder / "probe.json").read_text())
-        return essence(there) == essence(record) and (folder / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+        return essence(there) == essence(record) and (folder / WEIGHTS).read_bytes() == weights
     except (FileNotFoundError, ValueError, AttributeError):
         return False
 

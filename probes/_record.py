@@ -1,7 +1,9 @@
 """The contents of probe.json: everything needed to rebuild a probe, and to fit it again."""
 from __future__ import annotations
 
+import json
 import platform
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,17 @@ from ._settings import Settings
 from .data import Data
 from .teachers import Teacher
 
+_AGAIN = "make the run again (--overwrite true, or another folder with --out)"
+ADVICE = f"bring back the file that was written, or {_AGAIN}"
+_FORMAT, _VERSION = "probes-run", 1
+_READ = dict(generator=("name", "weights", "fingerprint"), intrinsic=("name", "options"),       # what a run is judged by
+             teacher=("name", "version", "fingerprint"), method=("name", "sites"),
+             bank=("first_seed", "samples", "key"), training=("status",), request=())
+
+
+class RunError(ValueError):
+    """A run folder cannot be read, or does not fit the generator it is loaded on."""
+
 
 def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, images: Data | None, adapter: adapters.Adapter,
             settings: Settings, request: Request) -> dict:
@@ -24,7 +37,7 @@ def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, i
 
     total = sum(v.numel() for k, v in generator.base_state().items())
     return {
-        "format": "probes-run", "version": 1,
+        "format": _FORMAT, "version": _VERSION,
         "generator": dict(name=settings.generator, family=generator.family, weights=generator.weights,
                           fingerprint=generator.fingerprint, resolution=generator.resolution, parameters=total,
                           options=settings.generator_options),
@@ -45,6 +58,27 @@ def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, i
                          python=platform.python_version()),
         "hardware": hardware(generator.device),
     }
+
+
+def read_record(folder: Path, argument: str) -> dict:
+    """What the probe.json of a run folder says. Raises FileNotFoundError where there is none, RunError, which names the
+    `argument` that the folder was given as, where it is truncated, of something else or of another version."""
+    path = folder / "probe.json"
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{argument}: {path} is damaged: {error}; {ADVICE}") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise RunError(f"{argument}: {path} is not what a fit writes (no object with the format {_FORMAT!r}); {ADVICE}")
+    if record.get("version") != _VERSION:
+        raise RunError(f"{argument}: {path} is of version {record.get('version')!r:.80}, this is software for version "
+                       f"{_VERSION}; update it, or {_AGAIN}")
+    missing = [part for part in _READ if not isinstance(record.get(part), dict)]
+    missing += [f"{part}.{key}" for part, keys in _READ.items() if part not in missing for key in keys
+                if key not in record[part]]
+    if missing:
+        raise RunError(f"{argument}: {path} is damaged: it lacks {', '.join(missing)}; {ADVICE}")
+    return record
 
 
 def hardware(device: torch.device) -> str:

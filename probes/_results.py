@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ._intrinsics import Intrinsic
+from ._record import RunError
 
 Scores = dict[str, np.ndarray]
 
@@ -61,11 +62,15 @@ class Evaluation:
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
-    """What the run folder says of its evaluation, if it was evaluated."""
+    """What the run folder says of its evaluation, if it was evaluated. Raises RunError where its files are damaged."""
     try:
         with open(folder / "samples.csv", newline="") as file:
             rows = [{k: int(v) if k == "seed" else float(v or "nan") for k, v in row.items()}
                     for row in csv.DictReader(file)]
-        return Evaluation(json.loads((folder / "metrics.json").read_text()), rows)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return Evaluation(dict(metrics), rows)
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise RunError(f"run: {folder / 'metrics.json'}, or samples.csv beside it, is damaged: {error}; remove both, and "
+                       "evaluate again") from error

@@ -1,14 +1,14 @@
 """The folder of a run: who may write it, whose it is, and what a finished fit leaves in it."""
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ._bank import Request
-from ._probe import RESULTS, Probe, RunError
+from ._probe import RESULTS, Probe
+from ._record import RunError, read_record
 from ._settings import Settings, learnt_with
 
 
@@ -51,15 +51,13 @@ def vacate(folder: Path, overwrite: bool) -> None:
 
 def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: bool) -> bool:
     """Whether the folder holds these very weights, fitted on these very pairs. Clears it on overwrite, refuses another
-    run's."""
+    run's and one whose record is damaged."""
     if overwrite:
         vacate(folder, overwrite)
-    path = folder / "probe.json"
-    if not path.exists():
+    if not (folder / "probe.json").exists():
         return False
-    record = json.loads(path.read_text())
-    request = record.get("request") or {}
-    generator = pairs.generator
+    record = read_record(folder, "out")
+    request, generator = record["request"], pairs.generator
     request = {**request, "generator_options": learnt_with(request.get("generator_options") or {}, generator)}
     changed = [k for k, v in settings.of_the_weights(generator).items() if request.get(k) != v]
     if changed:

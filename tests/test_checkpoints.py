@@ -11,6 +11,7 @@ import make_taming
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from generators.checkpoints import (
@@ -252,6 +253,29 @@ def test_a_native_file_keeps_extra_metadata_and_checks_shapes(tmp_path):
         write_native(tmp_path / "net.bin", "stylegan2", config, state)
     with pytest.raises(CheckpointError, match="reserved keys config"):
         write_native(tmp_path / "third.safetensors", "stylegan2", config, state, {"config": "{}"})
+    with pytest.raises(CheckpointError, match="reserved keys tensors_sha256"):
+        write_native(tmp_path / "third.safetensors", "stylegan2", config, state, {"tensors_sha256": "0"})
+
+
+def test_a_native_file_whose_weights_changed_is_refused_and_one_without_a_digest_is_read(tmp_path):
+    config, state = StyleGAN2Config(**TINY).to_dict(), random_state(TINY)
+    path = write_native(tmp_path / "net.safetensors", "stylegan2", config, state)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    refused = r"net\.safetensors: its weights are not those that were written .*altered.*convert or download it again"
+    with pytest.raises(CheckpointError, match=refused):
+        read_checkpoint(path)
+    save_file({name: value.half() for name, value in state.items()}, path, metadata)
+    with pytest.raises(CheckpointError, match=refused):
+        read_checkpoint(path)
+    save_file(state, path, metadata)
+    assert same_state(read_checkpoint(path).state, state)
+    del metadata["tensors_sha256"]
+    save_file({name: value.half() for name, value in state.items()}, path, metadata)
+    assert read_checkpoint(path).metadata == {}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "header", "foreign", "version", "config", "missing", "empty"])

@@ -1,4 +1,6 @@
 """Killed, starved, altered, contended: what a fit and a bank do when the world is unkind."""
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -16,14 +18,14 @@ from PIL import Image
 from tiny import SMALL, Brightness
 
 import probes
-from probes._bank import Request, open_bank
+from generators._files import file_sha256
 
 HERE = Path(__file__).parent
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[2])
 from tiny import SMALL
 import probes
-probes.fit("stylegan2-scenes", out=sys.argv[1], save_every=0.0, **{**SMALL, "steps": int(sys.argv[3]), "evaluate": 0})
+probes.fit("stylegan2-scenes@760k", out=sys.argv[1], save_every=0.0, **{**SMALL, "steps": int(sys.argv[3]), "evaluate": 0})
 """
 
 
@@ -57,43 +59,6 @@ def test_killed_fits_end_in_the_same_weights(tmp_path):
     assert all(torch.equal(expected[k], found[k]) for k in expected) and set(expected) == set(found)
 
 
-def request(samples=20):
-    return Request(FAMILIES["stylegan2"][0](), Brightness(), probes.get_intrinsic("albedo"), 7, samples)
-
-
-def test_a_bank_holds_what_generator_and_teacher_say_and_is_built_once(tmp_path):
-    asked = request()
-    built = []
-    bank = open_bank(asked, tmp_path, batch=6, progress=lambda done, total: built.append(done))
-    assert built == [6, 12, 18, 20] and len(bank) == 20
-    state, target = bank.batch(np.array([3, 19]))
-    image = asked.generator.forward(asked.generator.prepare(asked.generator.sample([10, 26]))).clamp(-1, 1)
-    torch.testing.assert_close(state["w"], asked.generator.prepare(asked.generator.sample([10, 26]))["w"])
-    torch.testing.assert_close(target, asked.intrinsic.to_image(asked.teacher.label(image, "albedo")), atol=2e-3, rtol=0)
-    torch.testing.assert_close(bank.trivial[0], bank.target(slice(None)).mean(0), atol=1e-5, rtol=1e-4)
-    built.clear()
-    assert open_bank(asked, tmp_path, progress=lambda *a: built.append(a)).key == bank.key and not built
-    assert open_bank(request(21), tmp_path).key != bank.key
-
-
-def test_a_bank_build_goes_on_where_it_was_killed(tmp_path):
-    asked, seen = request(40), []
-
-    class Killed(BaseException):
-        pass
-
-    def die(done, total):
-        if done == 36:
-            raise Killed
-
-    with pytest.raises(Killed):
-        open_bank(asked, tmp_path, batch=4, progress=die)
-    bank = open_bank(asked, tmp_path, batch=4, progress=lambda done, total: seen.append(done))
-    assert seen[0] == 36 and len(seen) == 2                       # 32 rows were safe
-    whole = open_bank(asked, tmp_path / "whole", batch=4)
-    assert np.array_equal(bank.targets, whole.targets) and torch.equal(bank.mean, whole.mean)
-
-
 def test_two_processes_share_one_bank(tmp_path):
     """Two fits at once that want the same pairs: both finish, one bank is there."""
     first, second = start(tmp_path / "a", tmp_path / "cache"), start(tmp_path / "b", tmp_path / "cache")
@@ -103,20 +68,62 @@ def test_two_processes_share_one_bank(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "manifest"])
-def test_damaged_banks_are_named(tmp_path, damage):
-    bank = open_bank(request(), tmp_path)
-    file = bank.folder / ("manifest.json" if damage == "manifest" else "target.npy")
-    content = bytearray(file.read_bytes())
-    if damage == "missing":
-        file.unlink()
-    elif damage == "altered":
-        content[-7] ^= 1
-        file.write_bytes(content)
-    else:
-        file.write_bytes(content[:-50])
-    with pytest.raises(probes.BankError, match=f"{file.name}.*delete"):
-        open_bank(request(), tmp_path)
+def test_an_altered_adapter_is_named_and_one_saved_without_a_digest_is_read(tmp_path):
+    generator = FAMILIES["stylegan2"][0]()
+    settings = {**SMALL, "steps": 2, "evaluate": 0, "out": str(tmp_path)}
+    probes.fit(generator, **settings)
+    file, about = tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "probe.json"
+    content, altered = file.read_bytes(), bytearray(file.read_bytes())
+    altered[-3] ^= 1
+    for damaged in (content[:-50], altered):
+        file.write_bytes(damaged)
+        with pytest.raises(probes.RunError, match="adapter_model.safetensors is damaged: it was altered or truncated since the "
+                           "fit; bring back .*--overwrite true"):
+            probes.load(tmp_path, generator)
+        with pytest.raises(probes.RunError, match="altered or truncated"):
+            probes.fit(generator, **settings)                           # not taken for a finished run
+    record = json.loads(about.read_text())
+    del record["adapter_sha256"]
+    about.write_text(json.dumps(record))
+    old = probes.load(tmp_path, generator)
+    assert "adapter_sha256" not in old.record
+    (tmp_path / "report.html").write_text("of this very adapter")
+    file.write_bytes(altered)
+    old.save(tmp_path)
+    assert json.loads(about.read_text())["adapter_sha256"] == file_sha256(file) and (tmp_path / "report.html").exists()
+    probes.load(tmp_path, generator)
+    with pytest.raises(probes.OutputError, match="cannot write .*report.html.*: Not a directory; .*choose another folder"):
+        old.save(tmp_path / "report.html" / "run")
+
+
+def test_a_record_that_is_none_is_named_by_whoever_reads_it(tmp_path):
+    generator, about = FAMILIES["stylegan2"][0](), tmp_path / "probe.json"
+    settings = {**SMALL, "steps": 2, "evaluate": 0, "out": str(tmp_path)}
+    probes.fit(generator, **settings)
+    whole = about.read_text()
+    keyless = json.loads(whole)
+    del keyless["bank"]["key"], keyless["training"]
+    for content, why in ((whole[:-40], "is damaged: "), ("[]", "is not what a fit writes"), ("{}", "is not what a fit writes"),
+                         ("", "is damaged: "), (json.dumps(keyless), "is damaged: it lacks training, bank.key"),
+                         (json.dumps({**keyless, "version": 2}), "is of version 2, this is software for version 1")):
+        about.write_text(content)
+        for argument, call in (("run", lambda: probes.load(tmp_path, generator)),
+                               ("out", lambda: probes.fit(generator, **settings))):
+            with pytest.raises(probes.RunError, match=f"^{argument}: .*probe.json {why}.*--overwrite true"):
+                call()
+    assert probes.fit(generator, **settings, overwrite=True).record["training"]["status"] == "finished"
+
+
+def test_damaged_scores_are_named(tmp_path):
+    generator = FAMILIES["stylegan2"][0]()
+    probes.fit(generator, **{**SMALL, "steps": 2, "out": str(tmp_path)})
+    for content in ("{", "[1, 2]"):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(probes.RunError, match="metrics.json, or samples.csv beside it, is damaged: .*evaluate again"):
+            probes.load(tmp_path, generator)
+    for name in ("metrics.json", "samples.csv"):
+        (tmp_path / name).unlink()
+    assert probes.load(tmp_path, generator).last_evaluation is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "foreign"])
@@ -178,39 +185,40 @@ def poisoned(at: int, what: str):
 def test_a_fit_that_turns_nan_keeps_the_last_good_adapter(tmp_path, at, what):
     settings = {k: v for k, v in SMALL.items() if k != "intrinsic"} | {"steps": 20, "evaluate": 0, "out": str(tmp_path / "bad")}
     with pytest.raises(probes.DivergedError, match=f"{what} is nan at step {at}.*learning_rate"):
-        probes.fit("stylegan2-scenes", poisoned(at, what), **settings)
+        probes.fit("stylegan2-scenes@760k", poisoned(at, what), **settings)
     assert all(torch.isfinite(v).all() for v in weights(tmp_path / "bad").values())
     assert max(v.abs().max() for k, v in weights(tmp_path / "bad").items() if "lora_B" in k) > 0
     assert probes.load(tmp_path / "bad").record["training"]["status"] == "diverged"
     # It is not taken for a finished run: the same call fits again.
-    again = probes.fit("stylegan2-scenes", "shading", **settings)
+    again = probes.fit("stylegan2-scenes@760k", "shading", **settings)
     assert again.record["training"]["status"] == "finished"
 
 
 def test_results_cut_short_are_completed_and_another_evaluation_needs_no_new_fit(tmp_path):
     settings = dict(SMALL, out=str(tmp_path), steps=20)
-    probes.fit("stylegan2-scenes", **settings)
+    probes.fit("stylegan2-scenes@760k", **settings)
     fitted = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     for name in ("metrics.json", "report.html"):
         (tmp_path / name).unlink()
-    probes.fit("stylegan2-scenes", **settings)
+    probes.fit("stylegan2-scenes@760k", **settings)
     assert (tmp_path / "report.html").exists() and (tmp_path / "metrics.json").exists()
-    more = probes.fit("stylegan2-scenes", **{**settings, "evaluate": 12, "controls": ["latent"]})
+    more = probes.fit("stylegan2-scenes@760k", **{**settings, "evaluate": 12, "controls": ["latent"]})
     entry = more.last_evaluation.metrics["metrics"]["rms"]
     assert entry["n"] == 12 and set(entry["controls"]) == {"latent"}
     assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == fitted
 
 
 def test_controls_are_checked_before_anything_is_scored(tmp_path):
-    probe = probes.fit("stylegan2-scenes", **{**SMALL, "steps": 5, "evaluate": 0, "out": str(tmp_path / "a")})
+    probe = probes.fit("stylegan2-scenes@760k", **{**SMALL, "steps": 5, "evaluate": 0, "out": str(tmp_path / "a")})
     with pytest.raises(ValueError, match="controls.*random"):
         probe.evaluate(4, controls=["random"])
     with pytest.raises(ValueError, match="crossed.*already"):
-        probes.fit("stylegan2-scenes", **{**SMALL, "weights": "random", "controls": ["crossed"], "out": str(tmp_path / "b")})
+        probes.fit("stylegan2-scenes@760k",
+                   **{**SMALL, "weights": "random", "controls": ["crossed"], "out": str(tmp_path / "b")})
     with pytest.raises(ValueError, match="device.*cuda"):
         if torch.cuda.is_available():
             raise ValueError("device: cuda is there")
-        probes.fit("stylegan2-scenes", **{**SMALL, "device": "cuda", "out": str(tmp_path / "c")})
+        probes.fit("stylegan2-scenes@760k", **{**SMALL, "device": "cuda", "out": str(tmp_path / "c")})
 
 
 def test_a_crossed_control_resumes_and_a_probe_on_a_file_loads_from_anywhere(tmp_path, monkeypatch):
@@ -241,22 +249,20 @@ def test_two_fits_of_one_folder_and_unwritable_folders(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(probes.RunError, match="another fit is writing"):
-        probes.fit("stylegan2-scenes", out=str(out), **SMALL)
+        probes.fit("stylegan2-scenes@760k", out=str(out), **SMALL)
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(probes.OutputError, match="cannot write.*choose another"):
-        probes.fit("stylegan2-scenes", out=str(blocked / "run"), **SMALL)
+        probes.fit("stylegan2-scenes@760k", out=str(blocked / "run"), **SMALL)
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
-    import errno
-
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(probes.OutputError, match="No space left on device.*free some space"):
-        probes.fit("stylegan2-scenes", out=str(tmp_path), **SMALL)
+        probes.fit("stylegan2-scenes@760k", out=str(tmp_path), **SMALL)
 
 
 def test_a_teacher_that_says_nan_is_named(tmp_path):
@@ -268,7 +274,7 @@ def test_a_teacher_that_says_nan_is_named(tmp_path):
 
     with pytest.raises(probes.BankError, match="broken returned values that are not finite for seeds 1000000, 1000001, "
                        "1000002 …; mend the teacher.*with masked = True"):
-        probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Broken()})
+        probes.fit("stylegan2-scenes@760k", out=str(tmp_path), **{**SMALL, "teacher": Broken()})
 
 
 def test_images_without_a_number_are_called_by_their_names(tmp_path):
@@ -299,4 +305,4 @@ def test_a_teacher_without_a_single_value_fits_nothing(tmp_path, evaluate):
             return super().label(image, intrinsic) * float("nan")
 
     with pytest.raises(probes.BankError, match="blank gave no pixel of 24 images a value for shading; mend the teacher"):
-        probes.fit("stylegan2-scenes", out=str(tmp_path), **{**SMALL, "teacher": Blank(), "evaluate": evaluate})
+        probes.fit("stylegan2-scenes@760k", out=str(tmp_path), **{**SMALL, "teacher": Blank(), "evaluate": evaluate})

@@ -1,9 +1,11 @@
 """Our own checkpoints: a .safetensors file with the family and its configuration as metadata.
 
 The weights are the network's own `state_dict` (run-time gains folded in), so a file written here needs no conversion
-and, being safetensors, can hold nothing but tensors and text.
+and, being safetensors, can hold nothing but tensors and text. It keeps a digest of its tensors, since a bit that changed
+on a disk or on the way would only draw other images.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,7 +19,9 @@ from ._checkpoint import Checkpoint, check_state
 from ._errors import CheckpointError
 
 FORMAT, VERSION = "probes-generator", "1"
-RESERVED = ("format", "version", "family", "config")
+REQUIRED = ("format", "version", "family", "config")
+DIGEST = "tensors_sha256"       # files of before there was one are read without
+RESERVED = (*REQUIRED, DIGEST)
 
 
 def write_native(
@@ -55,8 +59,9 @@ def write_native(
     if clash := [key for key in extra if key in RESERVED]:
         raise CheckpointError(f"extra_metadata uses the reserved keys {', '.join(clash)}; rename them.")
     check_state(family, state, config, str(path))
-    metadata = {"format": FORMAT, "version": VERSION, "family": family, "config": json.dumps(config), **extra}
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "family": family, "config": json.dumps(config),
+                DIGEST: _tensors_sha256(tensors), **extra}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata)
     return path
@@ -66,7 +71,7 @@ def read_native(path: str | os.PathLike) -> Checkpoint:
     """Reads what `write_native` wrote.
 
     Raises:
-        CheckpointError: the file is truncated, was written by something else, or its weights do not fit its
+        CheckpointError: the file is truncated or altered, was written by something else, or its weights do not fit its
             configuration.
     """
     from safetensors import SafetensorError, safe_open
@@ -88,8 +93,23 @@ def read_native(path: str | os.PathLike) -> Checkpoint:
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: its configuration is not a JSON object; convert it again.")
     check_state(metadata["family"], state, config, source)
+    expected = metadata.get(DIGEST)
+    if expected is not None and (found := _tensors_sha256(state)) != expected:
+        raise CheckpointError(
+            f"{source}: its weights are not those that were written (sha256 {found[:12]}, expected {expected:.12}): the file "
+            "was altered or damaged since; convert or download it again."
+        )
     extra = {key: value for key, value in metadata.items() if key not in RESERVED}
     return Checkpoint(metadata["family"], config, state, source, file_sha256(path), folded=True, metadata=extra)
+
+
+def _tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 of names, types, shapes and bytes, whatever their order in the file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_metadata(metadata: Mapping[str, str], source: str) -> None:
@@ -104,5 +124,5 @@ def _check_metadata(metadata: Mapping[str, str], source: str) -> None:
             f"{source} has version {metadata.get('version')!r:.80} of the format, this software reads {VERSION}; "
             "update it, or convert the original again."
         )
-    if missing := [key for key in RESERVED if key not in metadata]:
+    if missing := [key for key in REQUIRED if key not in metadata]:
         raise CheckpointError(f"{source} lacks the metadata {', '.join(missing)}; convert it again.")
