@@ -19,7 +19,7 @@ from ._console import Reporter
 from ._controls import CLOSED_FORM, TRAINED, UNTRAINED, Shuffled
 from ._intrinsics import Intrinsic, get_intrinsic
 from ._probe import Probe, free_name, load, recorded_adapter
-from ._processes import Processes, chosen_device, join, launch_note
+from ._processes import Processes, accumulated, chosen_device, join, launch_note
 from ._record import start_record
 from ._run_folder import claimed, holds_finished, write_results
 from ._settings import Settings, check_arguments, default_folder
@@ -97,10 +97,11 @@ def fit(
             family
         weights: pretrained, or random / random:SEED / crossed / crossed:SEED for the control networks
         samples: pairs in the bank; this and the next three are what the generator's family recommends by default: for
-            StyleGAN2 4096, 3000, 8 and 0.01
+            StyleGAN2 4096, 3000, 8 and 0.01, for the embedded ones 1024 and 700
         steps: optimiser steps
         batch: pairs a step, shared out equally among the processes of a launch
-        accumulate: take each process's share of a step in so many parts, one after the other; saves memory, same result
+        accumulate: take each process's share of a step in so many parts, one after the other; saves memory, same result;
+            where it is 1, the --gradient_accumulation_steps of `accelerate launch` count
         learning_rate: Adam's, at its peak; other methods than LoRA have one of their own
         evaluate: unseen seeds (or images) to score on; 0 skips evaluation and report
         against: what is scored against: the teacher by default, or exact
@@ -131,7 +132,8 @@ def fit(
                            evaluate, seed)
     check_report_to(report_to)
     processes = join(device)
-    manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes), accumulate, save_every)
+    manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes),
+                     accumulated(accumulate, processes), save_every)
     if note := launch_note(processes):
         manner.reporter.say(note)
     if isinstance(generator, Generator) and generator.weights.startswith("crossed"):
@@ -166,7 +168,7 @@ def fit(
                             prompt=(prompt or bound.prompt or bound.name) if built.reads_text else None, against=against,
                             mixed_precision=processes.mixed_precision, method_options=dict(method_options or {}))
         settings = _within(settings, images, manner.reporter)
-        _schedule(settings).shares(0, settings.samples, accumulate, processes.index, processes.count)
+        _schedule(settings).shares(0, settings.samples, manner.accumulate, processes.index, processes.count)
         folder = Path(out) if out else default_folder(settings)
         with claimed(folder) if processes.main else nullcontext():
             crossed = built.weights.startswith("crossed")

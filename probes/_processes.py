@@ -190,6 +190,12 @@ def join(device: str = "auto") -> Processes:
     return _joined
 
 
+def accumulated(asked: int, processes: Processes) -> int:
+    """Parts of a process's share of a step: `asked`, or, where that is 1, what `accelerate launch` was told."""
+    told = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or "1"
+    return int(told) if asked == 1 and processes is not ALONE and told.isdigit() and told != "0" else asked
+
+
 def launch_note(processes: Processes) -> str | None:
     """A line for those who asked accelerate for several processes on CPUs and got one, which it does without a word."""
     if processes.count == 1 and processes.device is not None and {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):

@@ -1,6 +1,7 @@
 """Where a fit reports to while it runs: TensorBoard or Weights & Biases, through accelerate's trackers; nowhere by default."""
 from __future__ import annotations
 
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def start_tracker(name: str, folder: Path, settings: dict) -> Tracker:
     if kind.requires_logging_directory:
         tracker = kind("tensorboard", str(folder))
     else:
-        tracker = kind(_PROJECT, name=folder.name, dir=str(folder), resume="allow")
+        where = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]      # a fit that goes on is the same run
+        tracker = kind(_PROJECT, name=folder.name, dir=str(folder), id=where, resume="allow")
     if hasattr(tracker, "start"):       # older releases start in the constructor
         tracker.start()
     tracker.store_init_configuration({k: v for k, v in settings.items() if isinstance(v, (str, int, float))})

@@ -20,6 +20,7 @@ from tiny import SMALL
 
 import probes
 from probes import _processes
+from probes._tracking import start_tracker
 from probes._train import Schedule, _learn
 
 HERE = Path(__file__).parent
@@ -257,6 +258,19 @@ def launched(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_gradient_accumulation_of_the_launcher_is_honoured(launched, tmp_path, monkeypatch):
+    launched("no")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert fitted(tmp_path / "told", steps=3).record["training"]["accumulate"] == 2
+    assert fitted(tmp_path / "asked", steps=3, accumulate=4).record["training"]["accumulate"] == 4
+    with pytest.raises(ValueError, match="1 processes × 2 micro-batches"):
+        fitted(tmp_path / "odd", steps=3, batch=3)
+    monkeypatch.setattr(_processes, "_joined", None)
+    for name in ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert fitted(tmp_path / "alone", steps=3).record["training"]["accumulate"] == 1       # no launcher's
+
+
 def test_mixed_precision_of_the_launcher_is_honoured(launched, tmp_path, monkeypatch):
     exact = fitted(tmp_path / "exact", "stable-diffusion", steps=6)
     launched("bf16")
@@ -332,6 +346,10 @@ def test_a_tracker_hears_of_the_loss_and_the_scores(stand, tmp_path, monkeypatch
     with pytest.raises(MemoryError):
         fitted(tmp_path / "failing", report_to="wandb", intrinsic=spoiled(22, raised))
     assert stand.made[1].finished and stand.made[1].options["name"] == "failing" and len(stand.made[1].lines) == 1
+    for name in ("failing", "another"):
+        start_tracker("wandb", tmp_path / name, {})
+    first, again, other = (tracker.options["id"] for tracker in stand.made[1:])
+    assert first == again != other                              # a fit that goes on is the same run there
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
@@ -352,7 +370,8 @@ def test_tensorboard_files_are_in_the_run_folder(tmp_path):
 def test_the_readmes_launch(tmp_path):
     """`accelerate launch … -m probes fit`, two processes, and the same command without it."""
     surroundings, found = environment(tmp_path), []
-    fit = ["-m", "probes", "fit", "--samples", "12", "--steps", "4", "--batch", "4", "--evaluate", "0", "--rank", "2"]
+    fit = ["-m", "probes", "fit", "--generator", "stylegan2-scenes@760k", "--samples", "12",
+           "--steps", "4", "--batch", "4", "--evaluate", "0", "--rank", "2"]
     for name, before in (("two", launcher(surroundings)), ("one", [])):
         done = subprocess.run([sys.executable, *before, *fit, "--out", str(tmp_path / name)], env=surroundings, text=True,
                               capture_output=True, timeout=240)
