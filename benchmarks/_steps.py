@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from adapters._fused_linear import register_fused_linear
+
 Step = Callable[[], object]
 
 
@@ -40,10 +42,11 @@ def random_target(batch: int, resolution: int) -> Tensor:
 
 
 def adapt(network: nn.Module, names: Sequence[str], perturb: Callable[[str], bool]) -> None:
-    """Rank 8 LoRA on the modules `names`, not at its start; random values for the parameters that `perturb` picks."""
+    """Rank 8 LoRA, as `fit` attaches it, on the modules `names`, not at its start; random values for the parameters that
+    `perturb` picks."""
     torch.manual_seed(0)  # of LoRA's own initialisation
     if names:
-        inject_adapter_in_model(LoraConfig(r=8, target_modules=list(names)), network)
+        inject_adapter_in_model(register_fused_linear(LoraConfig(r=8, target_modules=list(names))), network)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in network.named_parameters():

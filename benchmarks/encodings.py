@@ -1,6 +1,6 @@
 """Which depth encoding serves a probe best: the same fit with each, scored by several protocols on the same unseen images.
 
-    python -m benchmarks.encodings --generator stylegan2-scenes --options "{samples: 1024, steps: 1000}"
+    python -m benchmarks.encodings --options "{samples: 1024, steps: 1000}"
 
 Encodings that keep no metres can only be compared after an alignment, so all are scored by `depth-affine`, and those in metres
 by `depth-metric` too. Finished fits under `out` are not repeated.
@@ -34,7 +34,7 @@ def scored(probe: probes.Probe, teacher: str, count: int) -> dict[str, dict]:
             for name, parts in found.items()}
 
 
-def main(generator: str = "stylegan2-scenes", teacher: str = "scenes", out: str = "runs/encodings", count: int = 500,
+def main(generator: str = "stylegan2-scenes@760k", teacher: str = "scenes", out: str = "runs/encodings", count: int = 500,
          options: dict | None = None) -> None:
     """Fits and scores.
 

@@ -33,3 +33,17 @@ def test_a_probes_step():
     out = run("probe_step.py", "--preset", "embedded", "--repeats", 1, "--threads", 1, "--no-memory",
               "--variants", "plain", "frozen")
     assert "speed-up: over grouped" in out and sum(line.startswith(("plain", "frozen")) for line in out.splitlines()) >= 2
+
+
+def test_the_baseline_is_the_same_network(monkeypatch):
+    """What the speed-up is over draws the same pictures, and its adapters get the same gradients."""
+    monkeypatch.syspath_prepend(HERE)
+    from _steps_stylegan2 import StyleGAN2Steps
+
+    steps = StyleGAN2Steps("embedded")
+    image, gradients = steps["plain"]()
+    for name, close in (("grouped", 1e-4), ("frozen", 1e-4), ("frozen bf16", 0.05)):
+        theirs, their_gradients = steps[name]()
+        assert (theirs - image).abs().max() < close * image.abs().max(), name
+        assert (their_gradients - gradients).norm() < 10 * close * gradients.norm(), name
+        assert gradients.norm() > 0
