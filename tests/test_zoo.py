@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from generators.checkpoints import read_checkpoint
+from generators.stylegan2 import StyleGAN2Config, StyleGAN2Network
 from probes.data.scenes._store import Store, write_store
-from zoo import _vqgan, evaluate_levels, export, train_stylegan2, train_stylegan_xl, train_teacher, train_vqgan
+from zoo import _vqgan, _widen, evaluate_levels, export, train_stylegan2, train_stylegan_xl, train_teacher, train_vqgan
 from zoo._discriminator import Discriminator
 from zoo._gan import Recipe, train
 
@@ -50,6 +51,50 @@ def test_gan_recipe_keeps_snapshots_and_exports_cards(store, tmp_path, monkeypat
     assert card["frechet"]["value"] > 0.1 and card["frechet"]["samples"] == 200
     checkpoint = read_checkpoint(tmp_path / "out" / "tiny.safetensors")
     assert checkpoint.family == "stylegan2" and checkpoint.config["img_resolution"] == 32
+
+
+def test_a_wider_network_goes_on_where_a_narrower_one_ended(store, tmp_path):
+    """The same pictures at first, the old training's discriminator and counts, and all of it, new channels too, learns."""
+    settings = dict(recipe=Recipe(batch=4), device="cpu", fast=False)
+    train_stylegan2.main(str(store), str(tmp_path / "narrow"), kimg=0.02, **settings)
+    narrow = torch.load(tmp_path / "narrow" / "snapshot-000000.pt", weights_only=True)
+    wide = train_stylegan2.trainer(Store(store), Recipe(batch=4), torch.device("cpu"), False,
+                                   train_stylegan2.CHANNELS | train_stylegan2.WIDE)
+    _widen.take_over(wide, tmp_path / "narrow")
+    z = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    old = StyleGAN2Network(StyleGAN2Config.from_dict(narrow["config"]))
+    old.load_state_dict(narrow["ema"])
+    with torch.no_grad():
+        torch.testing.assert_close(wide.ema(z), old(z), atol=2e-5, rtol=0)
+    before = {k: v.clone() for k, v in wide.generator.named_parameters()}
+    for _ in range(2):
+        wide.train_step(1.0)
+    after = dict(wide.generator.named_parameters())
+    reading = "synthesis.b32.conv1.weight"
+    assert before[reading].shape[:2] == (256, 256) and (before[reading][:64, 64:] == 0).all()
+    assert all(not torch.equal(before[k], after[k]) for k in before) and (after[reading][:64, 64:] != 0).any()
+
+    folder = str(tmp_path / "wide")
+    train_stylegan2.main(str(store), folder, kimg=0.024, widen=str(tmp_path / "narrow"), **settings)
+    train_stylegan2.main(str(store), folder, kimg=0.028, widen=str(tmp_path / "narrow"), **settings)        # goes on
+    card = json.loads((tmp_path / "wide" / "snapshot-000000.json").read_text())
+    assert card["images"] == 28 and card["widened"]["images"] == 20 and card["recipe"]["batch"] == 4
+    kept = torch.load(tmp_path / "wide" / "snapshot-000000.pt", weights_only=True)
+    assert kept["config"]["channels"] != narrow["config"]["channels"]
+
+    with pytest.raises(ValueError, match=r"synthesis.b32.conv0.weight is \[256, 128, 3, 3\].*only channels may be more"):
+        _widen.widened(kept["ema"], old)
+    with pytest.raises(ValueError, match=r"b4.conv1.affine.weight is .128, 64. in the narrower training, .128, 128. here"):
+        _widen.widened({**narrow["ema"], "synthesis.b4.conv1.affine.weight": torch.zeros(128, 64)}, wide.ema)
+    with pytest.raises(ValueError, match="the narrower training has more, which"):
+        _widen.widened({**narrow["ema"], "more": torch.zeros(1)}, wide.ema)
+    with pytest.raises(ValueError, match="out: the stored training is of another network"):
+        train_stylegan2.main(str(store), folder, kimg=0.03, **settings)
+    with pytest.raises(FileNotFoundError, match="widen: .*nothing has no state.pt"):
+        train_stylegan2.main(str(store), str(tmp_path / "new"), kimg=0.1, widen=str(tmp_path / "nothing"), **settings)
+    with pytest.raises(ValueError, match="another batch"):
+        train_stylegan2.main(str(store), str(tmp_path / "new"), kimg=0.1, widen=str(tmp_path / "narrow"),
+                             **settings | dict(recipe=Recipe(batch=8)))
 
 
 def test_levels_within_one_step_are_all_kept(store, tmp_path):
@@ -156,6 +201,18 @@ def test_collecting_results_leaves_those_of_other_runs_alone(tmp_path, monkeypat
     (tmp_path / "stylegan2-scenes.csv").write_text("what was measured")
     evaluate_levels.main(out=str(tmp_path / "runs"), collect=True)
     assert (tmp_path / "stylegan2-scenes.csv").read_text() == "what was measured" and "| --- " in capsys.readouterr().out
+
+
+def test_collected_results_stand_beside_those_of_other_levels_and_budgets():
+    def row(generator, images, samples, skill, **more):
+        return dict(generator=generator, images=images, intrinsic="normal", teacher="scenes", samples=samples, steps=10, seed=0,
+                    skill=skill) | more
+
+    kept = [row("g@8", "8000", "64", "0.1", mode=""), row("g", "16000", "64", "0.2"), row("g", "16000", "128", "0.3")]
+    found = [row("g", 16000, 64, 0.25), row("g", 16000, 64, 0.4, intrinsic="depth")]
+    said = [(r["generator"], r["samples"], r["intrinsic"], r["skill"]) for r in evaluate_levels.merged(kept, found)]
+    assert said == [("g", "128", "normal", "0.3"), ("g", 64, "normal", 0.25), ("g", 64, "depth", 0.4),
+                    ("g@8", "64", "normal", "0.1")]
 
 
 def test_the_transformer_learns_codes(store):

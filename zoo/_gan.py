@@ -88,6 +88,7 @@ class Trainer:
                                  ratio)
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.step, self.seconds = 0, 0.0
+        self.about: dict = {}           # what else its card says of how it came to be
         self.draw = draw or (torch.compile(self.generator.synthesis) if fast else self.generator.synthesis)
         self.judge = torch.compile(self.discriminator) if fast else self.discriminator
 
@@ -147,15 +148,20 @@ class Trainer:
         return dict(generator=self.generator.state_dict(), discriminator=self.discriminator.state_dict(),
                     ema=self.ema.state_dict(), optimiser_g=self.optimiser_g.state_dict(),
                     optimiser_d=self.optimiser_d.state_dict(), rng=self.rng.get_state(), step=self.step,
-                    seconds=self.seconds, recipe=asdict(self.recipe))
+                    seconds=self.seconds, recipe=asdict(self.recipe), about=self.about,
+                    config=self.config.to_dict())
 
     def load(self, state: dict) -> None:
-        """Goes on from `state`. Raises ValueError if it is another recipe's; only `decay_from` may be set on the way."""
+        """Goes on from `state`. Raises ValueError if it is another recipe's (but for `decay_from`), or
+        another network's."""
         check_recipe(state["recipe"], self.recipe, free=("decay_from",))
+        if state.get("config", own := self.config.to_dict()) != own:
+            raise ValueError("out: the stored training is of another network; go on with the options that it began with, or "
+                             "choose another --out")
         for name in ("generator", "discriminator", "ema", "optimiser_g", "optimiser_d"):
             getattr(self, name).load_state_dict(state[name])
         self.rng.set_state(state["rng"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.about = state["step"], state["seconds"], state.get("about", {})
 
 
 @torch.no_grad()
@@ -188,5 +194,5 @@ def train(trainer: Trainer, out: str, kimg: float, snapshots: tuple[float, ...])
 def keep(trainer: Trainer, path: Path) -> None:
     """A snapshot: the averaged weights, what its card will say, and a sheet of samples."""
     save_atomically(dict(family=trainer.family, ema=trainer.ema.state_dict(), config=trainer.config.to_dict()), path)
-    path.with_suffix(".json").write_text(json.dumps(card(trainer, trainer.device, trainer.store), indent=2))
+    path.with_suffix(".json").write_text(json.dumps(card(trainer, trainer.device, trainer.store) | trainer.about, indent=2))
     sample_sheet(trainer.ema, path.with_suffix(".png"))

@@ -34,7 +34,7 @@ def save_atomically(value: object, path: Path) -> None:
 
 
 def load_state(path: Path) -> Any:
-    return torch.load(path, weights_only=True) if path.exists() else None
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def resume(stage: Stage, path: Path) -> None:

@@ -6,8 +6,8 @@
 
     python -m zoo.evaluate_levels --figure zoo/results/controls.png
 
-Runs what is missing (a killed fit is taken up) and prints the table of RESULTS.md; `--collect true` gathers finished
-runs into zoo/results/; `--figure` draws from what lies there what is left of each probe above its controls, and runs nothing.
+Runs what is missing (a killed fit is taken up) and prints the table of RESULTS.md; `--collect true` adds finished
+runs to zoo/results/; `--figure` draws from what lies there what is left of each probe above its controls, and runs nothing.
 The trained controls (`random`, `crossed`) are fitted for the best level of each family.
 """
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _markdown(rows: list[dict]) -> str:
 
 
 def as_study(results: Iterable[dict]) -> list[dict]:
-    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the (single-step) fit with
-    the most controls beside it, of those the one with the largest budget, of those the level that saw the most images."""
+    """Rows of zoo/results/*.csv as rows of the study `controls`: of each generator and intrinsic the (single-step) fit of the
+    best level that has a trained control beside it; of its fits the one with the most controls, then the largest budget."""
     best: dict[tuple[str, str], dict] = {}
     for r in results:
         if (r.get("mode") or "").startswith("multi"):
@@ -94,8 +94,9 @@ def as_study(results: Iterable[dict]) -> list[dict]:
     return rows
 
 
-def _weight(row: dict) -> tuple[int, int, int]:
-    return (sum(bool(row.get(f"{c}_skill")) for c in CONTROLS), int(row["samples"]) * int(row["steps"]), int(row["images"]))
+def _weight(row: dict) -> tuple[int, ...]:
+    has = [bool(row.get(f"{c}_skill")) for c in CONTROLS]
+    return has[CONTROLS.index("random")], int(row["images"]), sum(has), int(row["samples"]) * int(row["steps"])
 
 
 def draw(figure: str | Path, results: Path = RESULTS) -> None:
@@ -138,10 +139,24 @@ def main(out: str = "runs/levels", names: list[str] | None = None, levels: list[
                     probes.fit(level, intrinsic, teacher, controls=controls, seed=seed, out=str(folder), **(options or {}))
                 if (folder / "metrics.json").exists():
                     rows.append(_row(folder))
-        if collect and rows:                # what is not in `out` keeps the results it has
-            write_text_atomically(RESULTS / f"{name}.csv", _csv(rows))
+        if collect and rows:
+            path = RESULTS / f"{name}.csv"
+            kept = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+            write_text_atomically(path, _csv(merged(kept, rows)))
         everything += rows
     print(_markdown(everything))
+
+
+def merged(kept: list[dict], found: list[dict]) -> list[dict]:
+    """What was found, and what is kept already of other levels, budgets and teachers; the best level first."""
+    def fit(row: dict) -> tuple:
+        return tuple(str(row.get(c) or "") for c in ("generator", "intrinsic", "teacher", "against", "encoding", "mode",
+                                                     "samples", "steps", "seed"))
+
+    new = {fit(row) for row in found}
+    order = [*INTRINSICS, ""]
+    return sorted([*found, *(row for row in kept if fit(row) not in new)], key=lambda r: (
+        -int(r["images"]), -int(r["samples"]) * int(r["steps"]), order.index(r["intrinsic"])))
 
 
 def _csv(rows: list[dict]) -> str:

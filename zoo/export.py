@@ -1,6 +1,7 @@
 """Turns snapshots of a training into embedded generators, each with its card.
 
-    python -m zoo.export --run runs/stylegan2-scenes --name stylegan2-scenes --levels '{"16k": 16, "64k": 64}' --final 440
+    python -m zoo.export --run runs/narrow --name stylegan2-scenes --levels '{"16k": 16, "64k": 64, "256k": 256, "760k": 760}'
+    python -m zoo.export --run runs/wide --name stylegan2-scenes --levels '{}' --final 945
 
 The card is written here and nowhere else: recipe, seed, steps, hardware and data from the training, the Fréchet distance
 measured now, on what ships: half precision, loaded as a user loads it.
