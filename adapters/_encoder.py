@@ -172,7 +172,7 @@ def _hexadecimal(digest: Tensor) -> str:
     return bytes(digest.cpu().tolist()).hex()[:12]
 
 
-# The learning rate of `full` on stylegan2-scenes; not from a grid of its own, as the others' are.
+# The learning rate of `full` on stylegan2-scenes@760k; not from a grid of its own, as the others' are.
 register_method(Method("encoder", "a self-supervised encoder that sees the picture, LoRA and a linear head on it (model: "
                        "scenes, a folder or a name on the hub; weights, patches)", Encoder, ("model", "weights", "patches"),
                        ("rank", "alpha", "seed"), learning_rate=0.01, relative=False))

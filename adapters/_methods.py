@@ -133,7 +133,7 @@ def _register(name: str, description: str, kind: Callable, shared: tuple[str, ..
     register_method(Method(name, description, kind, _own_options(kind), shared, **about))
 
 
-# Learning rates, by a grid on stylegan2-scenes (normals, 1024 pairs, 600 steps, seed 0): full 0.0003 … 0.003, offset
+# Learning rates, by a grid on stylegan2-scenes@760k (normals, 1024 pairs, 600 steps, seed 0): full 0.0003 … 0.003, offset
 # 0.01 … 1, pixels 0.003 … 0.03; with 512 pairs and 300 steps linear 0.001 … 0.01, encoder 0.001 … 0.03. The best of each, but
 # of offset, where 1 is hardly better than 0.3: a latent that is moved by its own size. Full's is a multiple of LoRA's, which
 # is 0.01 there.

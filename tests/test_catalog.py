@@ -1,4 +1,5 @@
 """How a name becomes a file: published ones, those of a hub, and what is imported on the way there."""
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,28 @@ print(*sorted({{"diffusers", "transformers", "huggingface_hub"}} & set(sys.modul
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
+
+
+def test_what_ships_is_small_and_says_where_it_comes_from():
+    """Under 8 MB each and 60 MB in all; each card has the recipe, its seed, the hardware, and what was measured."""
+    root, total = Path(generators.__file__).parent.parent, 0
+    shipped = [p for folder in ("generators", "probes", "adapters") for p in sorted((root / folder).rglob("*.safetensors"))]
+    assert len(shipped) > 15
+    for path in shipped:
+        total += path.stat().st_size
+        assert path.stat().st_size < 8e6, path
+        card = json.loads((path.with_suffix(".json") if path.with_suffix(".json").exists() else
+                           path.with_name("card.json")).read_text())
+        assert {"recipe", "hardware", "licence"} <= set(card) and "seed" in card["recipe"], path
+        assert {"frechet", "exact_errors", "linear_readout"} & set(card), path
+    assert total < 60e6
+
+
+def test_the_levels_of_a_family_are_what_their_cards_say():
+    entries = {name: generators.card(name) for name, e in generators.catalog().items() if e.kind == "embedded"}
+    for name, card in entries.items():
+        final, _, level = name.partition("@")
+        assert card["name"] == name and card["family"] == entries[final]["family"]
+        assert not level or card["images"] == 1000 * int(level.removesuffix("k")) < entries[final]["images"]
+        assert not level or card["frechet"]["value"] > entries[final]["frechet"]["value"]
+    assert sum(name.startswith("stylegan2-scenes@") for name in entries) >= 4

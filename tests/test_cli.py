@@ -9,7 +9,7 @@ from PIL import Image
 
 from probes.cli import main
 
-FIT = ["fit", "--generator", "stylegan2-scenes", "--intrinsic", "albedo", "--teacher", "brightness", "--samples", "16",
+FIT = ["fit", "--generator", "stylegan2-scenes@760k", "--intrinsic", "albedo", "--teacher", "brightness", "--samples", "16",
        "--steps", "20", "--batch", "4", "--evaluate", "6", "--rank", "2"]
 
 

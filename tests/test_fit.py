@@ -20,7 +20,7 @@ from probes._settings import Settings, default_folder
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "shading"
-    probe = probes.fit("stylegan2-scenes", out=str(folder), controls=("latent", "rgb", "random", "crossed"), **SMALL)
+    probe = probes.fit("stylegan2-scenes@760k", out=str(folder), controls=("latent", "rgb", "random", "crossed"), **SMALL)
     return folder, probe
 
 
@@ -30,7 +30,7 @@ def test_run_folder_is_complete_and_consistent(run):
     assert {"adapter", "probe.json", "metrics.json", "samples.csv", "samples.png", "report.html"} <= names
     assert not {n for n in names if "training-state" in n or n.endswith(".tmp")}
     record = json.loads((folder / "probe.json").read_text())
-    assert record["generator"]["fingerprint"] == generators.load("stylegan2-scenes").fingerprint
+    assert record["generator"]["fingerprint"] == generators.load("stylegan2-scenes@760k").fingerprint
     assert record["method"]["parameters"] == probe.adapter.size and len(record["method"]["sites"]) == 14
     metrics = json.loads((folder / "metrics.json").read_text())
     entry = metrics["metrics"][metrics["primary"]]
@@ -58,7 +58,7 @@ def test_adapter_files_are_pefts(run):
     tensors = safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
     from peft import PeftConfig, set_peft_model_state_dict
 
-    network = generators.load("stylegan2-scenes").network
+    network = generators.load("stylegan2-scenes@760k").network
     peft_config = PeftConfig.from_pretrained(folder / "adapter")
     adapters._lora.inject_adapter_in_model(peft_config, network, "default")
     result = set_peft_model_state_dict(network, {k.removeprefix("base_model.model."): v for k, v in tensors.items()})
@@ -71,7 +71,7 @@ def test_load_predicts_the_same_and_generator_stays_untouched(run):
     loaded = probes.load(folder)
     after = loaded.predict(range(3))
     assert torch.equal(before.map, after.map) and torch.equal(before.image, after.image)
-    plain = generators.load("stylegan2-scenes")
+    plain = generators.load("stylegan2-scenes@760k")
     state = plain.prepare(plain.sample(range(3)))
     assert torch.equal(loaded.generator.forward(state), plain.forward(state))
     again = loaded.evaluate(8)
@@ -80,7 +80,7 @@ def test_load_predicts_the_same_and_generator_stays_untouched(run):
 
 def test_several_probes_share_a_generator(run, tmp_path):
     folder, _ = run
-    generator = generators.load("stylegan2-scenes")
+    generator = generators.load("stylegan2-scenes@760k")
     state = generator.prepare(generator.sample(range(2)))
     untouched = generator.forward(state)
     other = probes.fit(generator, out=str(tmp_path / "albedo"), **{**SMALL, "intrinsic": "albedo", "steps": 10, "evaluate": 0})
@@ -96,10 +96,10 @@ def test_a_finished_run_is_loaded_and_another_is_refused(run):
     folder, probe = run
     stamp = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     settings = dict(SMALL, out=str(folder), controls=("latent", "rgb", "random", "crossed"))
-    assert probes.fit("stylegan2-scenes", **settings).record == json.loads((folder / "probe.json").read_text())
+    assert probes.fit("stylegan2-scenes@760k", **settings).record == json.loads((folder / "probe.json").read_text())
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(probes.RunError, match="another steps.*--overwrite"):
-        probes.fit("stylegan2-scenes", **{**settings, "steps": 61})
+        probes.fit("stylegan2-scenes@760k", **{**settings, "steps": 61})
 
 
 def test_a_probe_fits_only_its_generator(run, tmp_path):
@@ -215,7 +215,7 @@ def test_a_generator_of_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(classes=[1]), "stylegan2-scenes is unconditional"),
+    (dict(classes=[1]), "stylegan2-scenes@760k is unconditional"),
     (dict(intrinsic="shadng"), "did you mean 'shading'"),
     (dict(teacher="brightnes"), "did you mean 'brightness'"),
     (dict(method="lroa"), "did you mean 'lora'"),
@@ -228,11 +228,11 @@ def test_a_generator_of_the_users_own(tmp_path):
     (dict(learning_rate=-1.0), "learning_rate"), (dict(alpha=0.0), "alpha: expected a positive number"),
     (dict(alpha=float("nan")), "alpha: expected a positive number"),
     (dict(evaluate=-1), "evaluate"),
-    (dict(prompt="shading"), "prompt: stylegan2-scenes reads no text; leave prompt out"),
+    (dict(prompt="shading"), "prompt: stylegan2-scenes@760k reads no text; leave prompt out"),
 ])
 def test_bad_input_names_the_argument(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        probes.fit(**{"generator": "stylegan2-scenes", **SMALL, "out": str(tmp_path), **change})
+        probes.fit(**{"generator": "stylegan2-scenes@760k", **SMALL, "out": str(tmp_path), **change})
 
 
 def test_bad_seeds(run):

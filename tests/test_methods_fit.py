@@ -79,13 +79,13 @@ def test_shuffled_pairs_teach_nothing(tmp_path):
     (dict(method="linear", rank=4), "rank: method 'linear' has no rank; leave it out .*lora, pixels"),
     (dict(method="pixels", alpha=4.0), "alpha: method 'pixels' has no alpha"),
     (dict(method="full", scope="affine"), "scope: method 'full' has no scope"),
-    (dict(method="token"), "token asks in words, and stylegan2-scenes reads no text"),
+    (dict(method="token"), "token asks in words, and stylegan2-scenes@760k reads no text"),
     (dict(method_options=dict(init="best")), "init: unknown name 'best'"),
 ])
 def test_bad_input_names_the_argument(change, message, tmp_path):
     small = {k: v for k, v in SMALL.items() if k != "rank"}
     with pytest.raises(ValueError, match=message):
-        probes.fit("stylegan2-scenes", **{**small, "out": str(tmp_path), **change})
+        probes.fit("stylegan2-scenes@760k", **{**small, "out": str(tmp_path), **change})
 
 
 def test_a_probe_of_another_method_is_not_exchanged_as_a_lora(tmp_path):

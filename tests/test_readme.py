@@ -1,4 +1,4 @@
-"""The README's commands are run: everything in its bash and python blocks but the installation itself."""
+"""The commands of README and guide are run: everything in their bash and python blocks but the installation itself."""
 import json
 import re
 import subprocess
@@ -11,10 +11,11 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+BOTH = README + (ROOT / "GUIDE.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", BOTH, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -70,6 +71,6 @@ def test_python_block_runs(tmp_path, monkeypatch):
 
 
 def test_files_the_readme_names_exist():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", BOTH):
         assert (ROOT / target).exists(), target
-    assert "@@" not in README
+    assert "@@" not in BOTH

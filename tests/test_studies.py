@@ -43,7 +43,7 @@ def test_every_cell_is_one_row_and_only_what_is_missing_runs(asked, tmp_path):
     assert lines(tmp_path)[:5] == first and len({r["key"] for r in done.rows}) == 8
     assert not (tmp_path / "fits").exists()
     row = next(r for r in done.rows if (r["rank"], r["seed"]) == (4, 1))
-    assert row["skill"] == 0.4 and row["colour"] == "blue" and row["status"] == "ok" and row["level"] == "final"
+    assert row["skill"] == 0.4 and row["colour"] == "blue" and row["status"] == "ok" and row["level"] == "760k"
     assert row["frechet"] == pytest.approx(16.5093) and row["frechet_samples"] == 2500 and row["wall_seconds"] >= 0
     assert (tmp_path / "plot.png").read_bytes() == b"plot of 8"
     page = (tmp_path / "README.md").read_text()

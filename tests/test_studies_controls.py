@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from study_rows import row
+from study_rows import STYLEGAN2, row
 
 from probes.studies import get_study, grid
 from probes.studies._folder import columns
@@ -17,7 +17,7 @@ STUDY = get_study("controls")
 MEASURED = dict(latent=0.17, rgb=0.05, shuffled=-0.02, pixels=0.5, random=0.06, crossed=0.34)
 
 
-def control_rows(probe=0.65, generator="stylegan2-scenes", intrinsic="normal", margin=0.02, seed=0, **changed):
+def control_rows(probe=0.65, generator=STYLEGAN2, intrinsic="normal", margin=0.02, seed=0, **changed):
     """A probe's row and those of its controls; None takes one away."""
     skills = {k: v for k, v in (MEASURED | changed).items() if v is not None and k in expected(generator)}
     beside = {f"control_{k}": skills[k] for k in ("latent", "rgb", "shuffled") if k in skills}
@@ -91,10 +91,10 @@ def test_verdicts():
     good, depth = control_rows(), control_rows(intrinsic="depth", generator="sd-scenes")
     held = verdict(good, depth)
     assert held.kind == "reproduced"
-    assert "normal of stylegan2-scenes 0.30 [0.23, 0.37] (the strongest: pixels); depth of sd-scenes 0.30" in held.reason
+    assert "normal of stylegan2-scenes@760k 0.30 [0.23, 0.37] (the strongest: pixels); depth of sd-scenes 0.30" in held.reason
     lost = verdict(good, control_rows(intrinsic="albedo", rgb=0.7))
-    assert lost.kind == "not reproduced" and "Nothing is left of albedo of stylegan2-scenes (−0.17" in lost.reason
-    assert "above rgb" in lost.reason and "Left above every control: normal of stylegan2-scenes 0.30" in lost.reason
+    assert lost.kind == "not reproduced" and "Nothing is left of albedo of stylegan2-scenes@760k (−0.17" in lost.reason
+    assert "above rgb" in lost.reason and "Left above every control: normal of stylegan2-scenes@760k 0.30" in lost.reason
     open_ = verdict(good, control_rows(intrinsic="albedo", pixels=0.64))
     assert open_.kind == "not testable here" and "an interval that contains 0" in open_.reason
     assert verdict(control_rows(probe=-0.1, **dict.fromkeys(MEASURED, -0.2))).kind == "not testable here"
@@ -112,12 +112,12 @@ def test_a_control_that_was_not_run_leaves_it_open_unless_another_is_better(cont
 
 def test_tables_say_skills_and_what_is_left_above_each():
     text = STUDY.tables(control_rows(crossed=None) + control_rows(intrinsic="albedo", rgb=0.7))
-    assert "| stylegan2-scenes | normal | 0.65 [0.63, 0.67] | 0.17 [0.17, 0.17] |" in text
+    assert "| stylegan2-scenes@760k | normal | 0.65 [0.63, 0.67] | 0.17 [0.17, 0.17] |" in text
     assert "| – | 0.30 [0.23, 0.37] (pixels) | open |" in text and "(rgb) | no |" in text
-    assert "| stylegan2-scenes | normal | 0.58 [0.55, 0.60] | 0.63 [0.61, 0.65] | 0.30 [0.23, 0.37] | 0.65 [0.63, 0.67]" in text
+    assert f"| {STYLEGAN2} | normal | 0.58 [0.55, 0.60] | 0.63 [0.61, 0.65] | 0.30 [0.23, 0.37] | 0.65 [0.63, 0.67]" in text
 
 
-ALL = [r for g in ("stylegan2-scenes", "vqgan-scenes") for i in ("normal", "albedo")
+ALL = [r for g in (STYLEGAN2, "vqgan-scenes") for i in ("normal", "albedo")
        for r in control_rows(generator=g, intrinsic=i)]
 
 

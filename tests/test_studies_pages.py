@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from study_rows import row
+from study_rows import STYLEGAN2, row
 
 from probes.studies import get_study, studies
 from probes.studies._base import finished
@@ -47,17 +47,17 @@ def test_fid_tables_have_families_and_pooled():
 def random_rows(trained=0.6, random=0.05, crossed=0.3, intrinsics=("normal", "albedo")):
     return [row(RANDOM, skill, intrinsic=i, weights=w, network=w.partition(":")[0], generator=g,
                 **(dict(control_latent=0.17, control_rgb=0.05) if w == "pretrained" else {}))
-            for g in ("stylegan2-scenes", "vqgan-scenes") for i in intrinsics
+            for g in (STYLEGAN2, "vqgan-scenes") for i in intrinsics
             for w, skill in (("pretrained", trained), ("random:0", random), ("crossed:0", crossed))]
 
 
 def test_random_verdicts_are_about_normals_and_depth():
     assert RANDOM.verdict(random_rows()).kind == "reproduced"
     beaten = RANDOM.verdict(random_rows(crossed=0.58))
-    assert beaten.kind == "not reproduced" and "normal of stylegan2-scenes" in beaten.reason and "albedo" not in beaten.reason
+    assert beaten.kind == "not reproduced" and f"normal of {STYLEGAN2}" in beaten.reason and "albedo" not in beaten.reason
     assert RANDOM.verdict(random_rows(intrinsics=("albedo",))).kind == "not testable here"
     assert RANDOM.verdict([r for r in random_rows() if r["network"] == "pretrained"]).kind == "not testable here"
-    assert "| stylegan2-scenes | normal | 0.60 [0.58, 0.62] | 0.05 [0.03, 0.07] | 0.30 [0.28, 0.32] | 0.17 | 0.05 | 0.30 |" in \
+    assert f"| {STYLEGAN2} | normal | 0.60 [0.58, 0.62] | 0.05 [0.03, 0.07] | 0.30 [0.28, 0.32] | 0.17 | 0.05 | 0.30 |" in \
         RANDOM.tables(random_rows())
     below = RANDOM.tables(random_rows(random=-2.2, crossed=-3.0, trained=0.3))       # the average picture is a control too
     assert "| −2.20 [−2.22, −2.18] |" in below and "| 0.17 | 0.05 | 0.13 |" in below
@@ -94,7 +94,7 @@ def test_methods_verdicts():
     assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "full": 0.4})).kind == "not testable here"
     assert METHODS.verdict(over(METHODS, "method", {"lora": 0.6, "linear": -0.8})).kind == "not testable here"
     text = METHODS.tables([row(METHODS, 0.6, method="lora", parameters=25600, steps_per_second=12.345, peak_memory_mib=1234.5)])
-    assert "| stylegan2-scenes | normal | lora | 25.6k | 0.60 [0.58, 0.62] | 12.3 | 1,234 |" in text
+    assert "| stylegan2-scenes@760k | normal | lora | 25.6k | 0.60 [0.58, 0.62] | 12.3 | 1,234 |" in text
     seen = METHODS.tables([row(METHODS, s, method="encoder", encoder=w) for s, w in ((0.5, "pretrained"), (0.3, "random"))])
     assert "| encoder | " in seen and "| encoder, random | " in seen
     drawn = {c.at_seed(2).fit["method_options"]["weights"] for c in METHODS.cells(False) if c.fit["method"] == "encoder"}
@@ -227,7 +227,7 @@ def test_a_page_of_failures_says_so():
     failed = {**row(RANK, 0.5), "status": "failed", "skill": None, "failure": "DivergedError: the loss is nan"}
     page = RANK.page([failed])
     assert "not testable here.** no fit is finished yet" in page and "plot.png" not in page
-    assert "- stylegan2-scenes normal lora, seed 0: DivergedError: the loss is nan" in page and "--retry true" in page
+    assert "- stylegan2-scenes@760k normal lora, seed 0: DivergedError: the loss is nan" in page and "--retry true" in page
     many = RANK.page([dict(failed, seed=i) for i in range(14)] + ROWS["rank"])
     assert "and 4 more, in rows.csv" in many and "5 fits, 14 failed" in many
 

@@ -118,4 +118,4 @@ def test_a_killed_study_ends_in_the_rows_of_one_that_was_not(tmp_path):
     from PIL import Image
 
     picture = Image.open(killed / "plot.png")
-    assert picture.size[0] > 700 and (killed / "README.md").read_text().count("| stylegan2-scenes | normal |") == 2
+    assert picture.size[0] > 700 and (killed / "README.md").read_text().count("| stylegan2-scenes@760k | normal |") == 2

@@ -149,7 +149,7 @@ def test_a_machine_that_is_removed_loses_no_row_and_doubles_none(cluster, tmp_pa
 def test_rows_are_those_of_the_sequential_engine(inside, tmp_path):
     import torch
 
-    quick = dict(generator="stylegan2-scenes", samples=12, steps=30, batch=2, evaluate=6, seed=0)
+    quick = dict(generator="stylegan2-scenes@760k", samples=12, steps=30, batch=2, evaluate=6, seed=0)
     cells = [Cell(dict(quick, intrinsic="normal", rank=1, controls=["rgb"])),
              Cell(dict(quick, intrinsic="shading", teacher="brightness", rank=2)),
              Cell(dict(quick, intrinsic="normal", rank=-1))]

@@ -14,7 +14,7 @@ class Other(Toy):
     name, tags = "other", ("shape", "control_latent_low", "control_latent_high")
 
     def cells(self, small):
-        about = dict(generator="stylegan2-scenes", controls=["latent", "rgb", "shuffled"])
+        about = dict(generator="stylegan2-scenes@760k", controls=["latent", "rgb", "shuffled"])
         return [Cell(about, dict(shape="round")), *(Cell(dict(about, rank=r), dict(shape="flat")) for r in (2, 16))]
 
 
@@ -64,7 +64,7 @@ def test_the_same_fits_are_not_run_again(fitted, tmp_path, capsys):
 
 def test_a_default_that_is_said_is_the_same_fit(fitted, tmp_path):
     study(OTHER, tmp_path / "other", only="shape=round", seeds=1, quiet=True)
-    cells = [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", scope="auto", rank=rank, seed=0, **more))
+    cells = [Cell(dict(generator="stylegan2-scenes@760k", intrinsic="normal", scope="auto", rank=rank, seed=0, **more))
              for rank in (None, 8, 9) for more in ({}, dict(steps=5), dict(alpha=2.0))]
     taken = reused(sources([tmp_path / "other"], TOY), TOY, cells)[tmp_path / "other"]
     assert [row["key"] for row in taken] == [cells[0].key, cells[3].key]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import generators
 
-from ._base import PAPER, SMALL, SMALL_DIFFUSION, Cell, Row, Study
+from ._base import PAPER, SMALL, SMALL_DIFFUSION, STYLEGAN2, Cell, Row, Study
 from ._page import table
 from ._plots import INTRINSICS, nothing, scatter
 from ._points import Point, points, values
@@ -15,7 +15,7 @@ from ._registry import register_study
 from ._statistics import FEWEST, Correlation, pearson, spearman, within
 from ._verdict import Verdict, decide
 
-_SMALL = ("stylegan2-scenes@16k", "stylegan2-scenes@64k", "stylegan2-scenes@256k", "stylegan2-scenes", "sd-scenes@64k",
+_SMALL = ("stylegan2-scenes@16k", "stylegan2-scenes@64k", "stylegan2-scenes@256k", STYLEGAN2, "sd-scenes@64k",
           "sd-scenes")
 POOLED = "all families"
 _ENOUGH, _SURE = 6, 0.05        # of five generators in perfect order, p is 2 / 120

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study
+from ._base import PAPER, SMALL, STYLEGAN2, Cell, Row, Study
 from ._page import table
 from ._plots import curves
 from ._rank import Case, _lines, share_verdict
@@ -11,7 +11,7 @@ from ._registry import register_study
 from ._verdict import Verdict
 
 _FEW, _KEPT = 250, 0.8
-_GENERATORS = ("stylegan2-scenes", "sd-scenes")
+_GENERATORS = (STYLEGAN2, "sd-scenes")
 
 
 class Labels(Study):

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study
+from ._base import PAPER, SMALL, STYLEGAN2, Cell, Row, Study
 from ._page import table
 from ._plots import INTRINSICS, nothing, waterfall
 from ._registry import register_study
 from ._standing import AVERAGE, CONTROLS, PROBE, Standing, expected, standings
 from ._verdict import Verdict, decide
 
-GENERATORS = ("stylegan2-scenes", "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
+GENERATORS = (STYLEGAN2, "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
+_ORDER = ("stylegan2-scenes", *GENERATORS)      # of what is shown, the larger fits of zoo/results among it
 _IN_ROW = ("latent", "rgb", "shuffled")
 
 
@@ -50,12 +51,12 @@ class Controls(Study):
         return cells
 
     def plot(self, rows: Sequence[Row]) -> bytes:
-        found = [s for s in standings(rows, GENERATORS) if s.probe is not None]
+        found = [s for s in standings(rows, _ORDER) if s.probe is not None]
         return waterfall(found, CONTROLS) if found else nothing("no probe was fitted yet,\nonly controls")
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
         cases: dict[str, list[str]] = {"held": [], "lost": [], "dropped": []}
-        for standing in standings(rows, GENERATORS):
+        for standing in standings(rows, _ORDER):
             case, text = _judged(standing)
             cases[case].append(f"{standing.intrinsic} of {standing.generator} {text}")
         verdict = decide(**cases, none="no probe has all its controls, or is better than the average picture.",
@@ -65,7 +66,7 @@ class Controls(Study):
         return verdict
 
     def tables(self, rows: Sequence[Row]) -> str:
-        found = standings(rows, GENERATORS)
+        found = standings(rows, _ORDER)
         words = {"held": "yes", "lost": "no", "dropped": "open"}
         skills = table(["generator", "intrinsic", "probe", *CONTROLS, "left above every control", "knows"],
                        [(s.generator, s.intrinsic, s.probe, *(s.controls.get(c) for c in CONTROLS), _least(s),

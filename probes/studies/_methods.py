@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study
+from ._base import PAPER, SMALL, STYLEGAN2, Cell, Row, Study
 from ._page import count, table
 from ._plots import dots
 from ._points import Point, points, values
@@ -14,7 +14,7 @@ _EVERYWHERE, _TEXT = ("lora", "linear", "full", "offset", "pixels"), ("token", "
 _STRENGTHS = (0.25, 0.75, 1.0)            # of SDEdit beside its default, a half
 _ENCODERS = ("pretrained", "random")      # of the scenes world, and its control
 _ORDER = (*_EVERYWHERE, "encoder", "encoder, random", *_TEXT, *(f"sdedit, strength {s:g}" for s in _STRENGTHS))
-_GENERATORS = ("stylegan2-scenes", "vqgan-scenes", "sd-scenes")
+_GENERATORS = (STYLEGAN2, "vqgan-scenes", "sd-scenes")
 
 
 class Methods(Study):
@@ -30,7 +30,7 @@ class Methods(Study):
 
     def cells(self, small: bool) -> list[Cell]:
         if small:
-            return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", method=m, **SMALL)) for m in _EVERYWHERE]
+            return [Cell(dict(generator=STYLEGAN2, intrinsic="normal", method=m, **SMALL)) for m in _EVERYWHERE]
         return [cell for g in _GENERATORS for i in ("normal", "depth") for cell in (
             *(Cell(dict(generator=g, intrinsic=i, method=m)) for m in _EVERYWHERE + _TEXT * g.startswith("sd-")),
             *(Cell(dict(generator=g, intrinsic=i, method="sdedit", method_options=dict(strength=s)), dict(strength=s))

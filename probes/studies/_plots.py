@@ -108,7 +108,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, label: s
             axes.set_xticks(ticks[::max(1, ceil(len(ticks) / 6))], minor=False)
             axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else f"{value / 1000:g}k")
-            axes.set_title(f"{title}, {groups[0]}" if len(groups) == 1 else title)
+            axes.set_title(f"{title}\n{groups[0]}" if len(groups) == 1 else title)       # side by side, one line is too long
         figure.supxlabel(label, fontsize=10)
         figure.supylabel("skill", fontsize=10)
         _legend(figure, _shown(grid))

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study
+from ._base import PAPER, SMALL, STYLEGAN2, Cell, Row, Study
 from ._page import table
 from ._plots import INTRINSICS, dots
 from ._points import Point, points, two, values
 from ._registry import register_study
 from ._verdict import Verdict, decide
 
-_BEST = ("stylegan2-scenes", "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
+_BEST = (STYLEGAN2, "stylegan-xl-scenes", "vqgan-scenes", "sd-scenes")
 _CLOSED = ("latent", "rgb")
 _GEOMETRY = ("normal", "depth")         # of albedo and shading the picture shows too much
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import PAPER, SMALL, Cell, Row, Study
+from ._base import PAPER, SMALL, STYLEGAN2, Cell, Row, Study
 from ._page import count, table
 from ._plots import dots
 from ._points import Point, points, values
@@ -11,10 +11,10 @@ from ._registry import register_study
 from ._verdict import Verdict, decide
 
 _AFFINE = ("affine", "affine-convs", *(f"affine@{r}" for r in (4, 8, 16, 32, 64)))
-_SCOPES = {"stylegan2-scenes": _AFFINE, "vqgan-scenes": ("decoder-attention", "decoder"),
+_SCOPES = {STYLEGAN2: _AFFINE, "vqgan-scenes": ("decoder-attention", "decoder"),
            "sd-scenes": ("all", "self", "cross", "down", "mid", "up")}
 _UNSURE = 0.05      # a skill this much above the paper's, within intervals, leaves open which is better
-_PAPERS = {"stylegan2-scenes": "affine", "vqgan-scenes": "decoder-attention", "sd-scenes": "all"}
+_PAPERS = {STYLEGAN2: "affine", "vqgan-scenes": "decoder-attention", "sd-scenes": "all"}
 
 
 class Sites(Study):
@@ -27,7 +27,7 @@ class Sites(Study):
 
     def cells(self, small: bool) -> list[Cell]:
         if small:
-            return [Cell(dict(generator="stylegan2-scenes", intrinsic="normal", scope=s, **SMALL))
+            return [Cell(dict(generator=STYLEGAN2, intrinsic="normal", scope=s, **SMALL))
                     for s in ("affine", "affine-convs", "affine@8", "affine@32", "affine@64")]
         return [Cell(dict(generator=g, intrinsic=i, scope=s)) for g, scopes in _SCOPES.items() for i in ("normal", "depth")
                 for s in scopes]
