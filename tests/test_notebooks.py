@@ -122,7 +122,7 @@ def test_random_weights_and_the_other_controls(tmp_path):
 
 @pytest.mark.slow
 def test_fid_vs_accuracy(tmp_path):
-    levels = ["stylegan2-scenes@16k", "stylegan2-scenes"]
+    levels = ["stylegan2-scenes@16k", "stylegan2-scenes@760k"]
     parameters = dict(SAMPLES=16, STEPS=6, EVALUATE=8, LEVELS=levels)
     notebook, rows = run(FOLDER / "03_fid_vs_accuracy.ipynb", tmp_path, parameters, "rows")
     assert [row["generator"] for row in rows] == levels                                # the worse first
