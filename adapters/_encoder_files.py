@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from generators import _hub
 from generators._download import DownloadError
 from generators._hub import HUB, is_hub_id, listing, quiet
-from generators.checkpoints import CheckpointError
+from generators.checkpoints import CheckpointError, check_shipped
 from generators.checkpoints._torch_file import check_claims
 from generators.stable_diffusion._parts import read_json
 from generators.stable_diffusion._weights import read_tensors, weight_map
@@ -86,6 +86,8 @@ def read_encoder(model: str, seed: int | None = None) -> Pretrained:
     about = _checked(config, source)
     stated = read_json(path) if (path := folder / "preprocessor_config.json").is_file() else {}
     mean, std = (_three(stated, name, str(path)) for name in _IMAGENET)
+    if model in EMBEDDED:
+        check_shipped(folder / "model.safetensors", read_json(folder / "card.json"))
     state = None if seed is not None else _state(folder)
     network = _built(config["model_type"], about, state, seed, folder)
     digest = hashlib.sha256(json.dumps([config["model_type"], about, mean, std], sort_keys=True).encode())

@@ -63,7 +63,7 @@ def card(name: str) -> dict:
 
 
 def load(generator: str | Path | Generator, weights: str = "pretrained", device: str = "cpu",
-         config: str | Path | None = None, **options) -> Generator:
+         config: str | Path | None = None, revision: str | None = None, variant: str | None = None, **options) -> Generator:
     """Builds a generator.
 
     Args:
@@ -73,6 +73,8 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         device: where the network goes
         config: what a checkpoint is that does not say so itself: the .yaml of one of taming's, where that does not lie beside
             it; for a single file of Stable Diffusion "sd15", "sd21-base", "sd21" or a diffusers folder
+        revision: branch, tag or commit of a model on the hub; by default its newest
+        variant: of the weights in a diffusers folder or on the hub: "fp16" takes half the download; by default full precision
         options: of the family: for StyleGAN2 `truncation_psi`, `noise_mode`, `precision`
 
     Raises:
@@ -80,20 +82,23 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         CheckpointError, OfflineError: see `generators.checkpoints` and `generators._download`
     """
     if isinstance(generator, Generator):
-        if options or config:
-            raise ValueError(f"generator_options: {', '.join([*options, *(['config'] if config else [])])} cannot be "
-                             "changed on a generator that is already built; build it with them")
+        if fixed := [*options, *(k for k, v in dict(config=config, revision=revision, variant=variant).items() if v)]:
+            raise ValueError(f"generator_options: {', '.join(fixed)} cannot be changed on a generator that is already built; "
+                             "build it with them")
         built, address, origin = generator, generator.address, generator.origin
     else:
-        name, path, found, world = _locate(generator)
-        checkpoint = checkpoints.read_checkpoint(path, config or found)
+        name, path, found, world = _locate(generator, revision, variant)
+        checkpoint = checkpoints.read_checkpoint(path, config or found, variant)
+        known = catalog().get(str(generator))
+        if known and known.kind == "embedded":
+            checkpoints.check_shipped(path, card(name), checkpoint.sha256)
         family = package(checkpoint.family)
         _check_options(family.GENERATOR, checkpoint.family, options)
         built = family.build(name, checkpoint, world=world, **options)
-        known = str(generator) in catalog() or not Path(generator).exists()       # on the hub
-        address = name if known else str(Path(generator).resolve())
+        address = name if known or not Path(generator).exists() else str(Path(generator).resolve())     # or on the hub
         # A family may know configurations by name, as Stable Diffusion's "sd21": only of a path the place is fixed.
-        origin = {"config": str(Path(config).resolve() if Path(config).exists() else config)} if config else {}
+        config = str(Path(config).resolve() if Path(config).exists() else config) if config else None
+        origin = {k: v for k, v in dict(config=config, revision=revision, variant=variant).items() if v is not None}
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
     kind, _, seed = weights.partition(":")
@@ -113,18 +118,24 @@ def _check_options(kind: type[Generator], family: str, options: dict) -> None:
         raise ValueError(f"generator_options: a {family} has no option {', '.join(wrong)}; it has {', '.join(known)}")
 
 
-def _locate(generator: str | Path) -> tuple[str, Path, Path | None, str]:
+def _locate(generator: str | Path, revision: str | None = None,
+            variant: str | None = None) -> tuple[str, Path, Path | None, str]:
     """(name, file, configuration if it is known, world) of a catalog name or a path."""
     entry = catalog().get(str(generator))
     if entry is None:
         path = Path(generator)
         if path.suffix not in _SUFFIXES and not path.exists():
-            return str(generator), _hub(str(generator)), None, "photographs"
-        return path.name, path, None, "photographs"
-    if entry.kind == "embedded":
-        return entry.name, Path(entry.source), None, entry.world
-    own = getattr(package(entry.family, "._public"), "fetch", _fetch)
-    return entry.name, *own(public()[entry.name]), entry.world
+            return str(generator), _hub(str(generator), revision, variant), None, "photographs"
+        name, world, known = path.name, "photographs", None
+    else:
+        name, world, path = entry.name, entry.world, Path(entry.source)
+        known = public()[name] if entry.kind == "public" else None
+        own = getattr(package(entry.family, "._public"), "resolved", None)
+        if known and own:
+            return name, own(known, revision, variant), None, world
+    if revision is not None:
+        raise ValueError(f"revision: {generator} is not on the Hugging Face hub, so there is but one of it; leave revision out")
+    return name, *(_fetch(known) if known else (path, None)), world
 
 
 def _fetch(entry: PublicCheckpoint) -> tuple[Path, Path | None]:
@@ -136,9 +147,9 @@ def _fetch(entry: PublicCheckpoint) -> tuple[Path, Path | None]:
     return fetch(entry.url, sha256=entry.sha256, filename=entry.name + suffix), config
 
 
-def _hub(name: str) -> Path:
+def _hub(name: str, revision: str | None, variant: str | None) -> Path:
     """What the hub of some family has under a name that is neither in the catalog nor a path."""
     for hub in (module.hub for module in published() if hasattr(module, "hub")):
-        if path := hub(name):
+        if path := hub(name, revision, variant):
             return path
     raise unknown("generator", name, catalog(), "probes list generators")

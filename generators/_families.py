@@ -2,9 +2,10 @@
 
 A package has `GENERATOR`, the class; `build(name, checkpoint, **options)`, which makes one; `_format.py`, the names and
 shapes of its weights and how foreign weights become its own; and `_public.py`, the checkpoints that others publish.
-Where it takes more than a download to get at these, `_public.py` also has `fetch(entry) -> (path, configuration or None)`,
-and where a hub knows more of them, `hub(name) -> path`, or None for what is no name there. A family with file formats of its
-own has `_reader.py` and a line in `READERS`: `reads(path) -> bool` and `read(path, config) -> Checkpoint`.
+Where they lie on a hub, `_public.py` also has `resolved(entry, revision, variant) -> path`, and where that knows more of them,
+`hub(name, revision, variant) -> path`, or None for what is no name there. A family with file formats of its own has
+`_reader.py` and a line in `READERS`: `reads(path) -> bool` and `read(path, config) -> Checkpoint`, with a third argument,
+`variant`, where a checkpoint may hold several sets of weights.
 """
 from __future__ import annotations
 

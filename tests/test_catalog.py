@@ -2,16 +2,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from families import FAMILIES
+from make_sd import PARTS, weights, write_folder, write_original
+from safetensors.torch import load_file, save_file
 
 import generators
 from generators import _catalog
 from generators._families import PACKAGES, READERS, readers
+from generators._files import file_sha256
 from generators._public import public
-from generators.checkpoints import Checkpoint
+from generators.checkpoints import Checkpoint, CheckpointError
+from probes.teachers._scenes import _FILES as EMBEDDED_TEACHERS
+from probes.teachers._scenes import ScenesTeacher
 
 
 @pytest.fixture
@@ -23,8 +29,8 @@ def asked(monkeypatch):
         asked.append((url, sha256, filename))
         return Path("cache", filename)
 
-    def resolve(name):
-        asked.append(name)
+    def resolve(name, revision=None, variant=None):
+        asked.append((name, revision, variant) if revision or variant else name)
         return Path("hub", name)
 
     monkeypatch.setattr("generators._download.fetch", fetch)
@@ -54,18 +60,58 @@ def test_other_names_are_a_hubs_or_unknown(asked, tmp_path):
     with pytest.raises(generators.UnknownNameError, match="did you mean 'sd-v1-5'"):
         _catalog._locate("sd-v15")
     assert len(asked) == 1
+    assert _catalog._locate("sd-v1-5", "main", "fp16")[1] == Path("hub", public()["sd-v1-5"].url)
+    _catalog._locate("someone/model", variant="fp16")
+    assert asked[1:] == [(public()["sd-v1-5"].url, "main", "fp16"), ("someone/model", None, "fp16")]
+    for name in ("stylegan2-ffhq", "stylegan2-scenes", tmp_path):
+        with pytest.raises(ValueError, match="^revision: .* is not on the Hugging Face hub"):
+            _catalog._locate(name, revision="main")
 
 
 def test_a_configuration_is_a_name_of_the_familys_or_a_path(monkeypatch, tmp_path):
     """What is recorded of it loads the generator again, from wherever that is done."""
     generator = FAMILIES["stable-diffusion"][0]()
-    monkeypatch.setattr("generators.checkpoints.read_checkpoint", lambda path, config: Checkpoint(
+    monkeypatch.setattr("generators.checkpoints.read_checkpoint", lambda path, *given: Checkpoint(
         "stable-diffusion", generator.network.config.to_dict(), dict(generator.network.state_dict()), str(path), "0"))
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     for given, kept in (("sd21", "sd21"), ("folder", str(tmp_path / "folder"))):
         assert generators.load("model.safetensors", config=given).origin == {"config": kept}
+
+
+def test_which_weights_of_a_folder_are_read_is_recorded(tmp_path):
+    write_folder(tmp_path / "sd")
+    for part in PARTS:
+        half = {name: value.half() for name, value in load_file(weights(tmp_path / "sd", part)).items()}
+        save_file(half, weights(tmp_path / "sd", part, ".fp16"))
+    whole, half = (generators.load(tmp_path / "sd", **given) for given in ({}, {"variant": "fp16"}))
+    assert whole.origin == {} and half.origin == {"variant": "fp16"} and half.fingerprint != whole.fingerprint
+    assert generators.load(half.address, **half.origin).fingerprint == half.fingerprint
+    with pytest.raises(ValueError, match="variant cannot be changed on a generator that is already built"):
+        generators.load(half, variant="fp16")
+    write_original(tmp_path / "one.safetensors")
+    for name, message in ((tmp_path / "one.safetensors", "is a single file"), ("stylegan2-scenes", "is no diffusers folder")):
+        with pytest.raises(CheckpointError, match=f"^variant: .* {message}.*leave variant out"):
+            generators.load(name, variant="fp16")
+
+
+def test_weights_that_ship_are_those_of_their_card(monkeypatch, tmp_path):
+    """One bit that changed would only draw other images, and with them measure something else."""
+    entry = _catalog.catalog()["stylegan2-scenes@16k"]
+    data = bytearray(Path(entry.source).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "altered.safetensors").write_bytes(data)
+    altered = {**_catalog.catalog(), entry.name: replace(entry, source=str(tmp_path / "altered.safetensors"))}
+    monkeypatch.setattr(_catalog, "catalog", lambda: altered)
+    with pytest.raises(CheckpointError, match="altered.safetensors is not the file that its card speaks"):
+        generators.load(entry.name)
+    for name in ("scenes.json", "scenes.safetensors"):
+        data = bytearray((EMBEDDED_TEACHERS / name).read_bytes())
+        data[-1] ^= name.endswith("safetensors")
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match="scenes.safetensors is not the file"):
+        ScenesTeacher(tmp_path)
 
 
 def test_readers_are_of_families_and_their_formats():
@@ -106,6 +152,7 @@ def test_what_ships_is_small_and_says_where_it_comes_from():
         card = json.loads((path.with_suffix(".json") if path.with_suffix(".json").exists() else
                            path.with_name("card.json")).read_text())
         assert {"recipe", "hardware", "licence"} <= set(card) and "seed" in card["recipe"], path
+        assert card["sha256"] == file_sha256(path)
         assert {"frechet", "exact_errors", "linear_readout"} & set(card), path
     assert total < 60e6
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import generators
 from generators import Generator
+from generators._files import file_sha256
 from generators.checkpoints import write_native
 from probes.data.colour import linear_to_srgb
 from probes.data.scenes import captions, render
@@ -55,6 +56,7 @@ def export(snapshot: Path, name: str, target: Path, real: Tensor, floor: float) 
     generator = generators.load(path)
     distance = frechet_distance(scene_features(drawn(generator)), real)
     card = dict(name=name, family=family, world="scenes", resolution=generator.resolution, licence="Apache-2.0",
+                sha256=file_sha256(path),
                 parameters=sum(p.numel() for p in generator.network.parameters()),
                 **json.loads(snapshot.with_suffix(".json").read_text()),
                 frechet=dict(value=round(distance, 4), real_against_real=round(floor, 4), detector=ScenesDetector.name,

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
-from generators._files import atomic
+from generators._files import atomic, file_sha256
 from probes._record import hardware
 from probes.data.scenes._store import Store
 
@@ -282,6 +282,7 @@ def main(data: str, out: str, steps: int = 1200, recipe: Recipe = Recipe(), devi
     save_encoder(encoder, folder)
     encoder = encoder.cpu().half().float()          # as it was written
     card["linear_readout"] = readouts(encoder, recipe, train_scenes, test_scenes)
+    card["sha256"] = file_sha256(folder / "model.safetensors")
     with atomic(folder / "card.json") as path:
         path.write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card["linear_readout"], indent=2))

@@ -21,6 +21,7 @@ from jsonargparse import auto_cli
 from safetensors.torch import save_file
 from torch import Tensor
 
+from generators._files import file_sha256
 from probes._record import hardware
 from probes.data import get_data
 from probes.data.colour import srgb_to_linear
@@ -205,6 +206,7 @@ def publish(trainer: Trainer, folder: Path, scenes: int, averaging: int = 1) -> 
                 comparison=dict(measure="RMS in linear light after one least-squares scale an image, mean over images",
                                 averaging=averaging, data=remark, **rows))
     save_file(weights, folder / "paradigms.safetensors")
+    card["sha256"] = file_sha256(folder / "paradigms.safetensors")
     (folder / "paradigms.json").write_text(json.dumps(card, indent=2) + "\n")
     for name, row in rows.items():
         for who, entry in row.items():

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import auto_cli
 
+from generators._files import file_sha256
 from probes._record import hardware
 from probes.data.scenes._store import Store
 from probes.teachers._scenes_net import DEPTH_RANGE, Residual, ScenesNet, decode, encode_depth
@@ -172,6 +173,7 @@ def main(data: str, out: str, steps: int = 5000, recipe: Recipe = Recipe(), devi
     from safetensors.torch import save_file
 
     save_file({k: v.half().contiguous() for k, v in final.state_dict().items()}, folder / "scenes.safetensors")
+    card["sha256"] = file_sha256(folder / "scenes.safetensors")
     (folder / "scenes.json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card["exact_errors"], indent=2))
 

@@ -9,12 +9,14 @@ from ._checkpoint import Checkpoint
 from ._errors import CheckpointError, UnsafePickleError
 from ._native import read_native, write_native
 from ._read import Conversion, convert, native_state, read_checkpoint
+from ._shipped import check_shipped
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Conversion",
     "UnsafePickleError",
+    "check_shipped",
     "convert",
     "file_sha256",
     "native_state",

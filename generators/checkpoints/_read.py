@@ -1,6 +1,7 @@
 """One door to every checkpoint: the format is recognised by content, not by name."""
 
 import hashlib
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ READABLE = ("NVIDIA .pkl (PyTorch or TensorFlow), taming's .ckpt, Stable Diffusi
 MISFITS = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, RecursionError, RuntimeError, TypeError)
 
 
-def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = None, variant: str | None = None) -> Checkpoint:
     """Reads a generator from any supported file, whatever its name, without running anything that is in it.
 
     Args:
@@ -27,6 +28,7 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
             reader of a family knows (`generators._families.READERS`): taming's .ckpt or .pt or the folder of its run, a
             diffusers folder, a single file of Stable Diffusion.
         config: what such a file is, where it does not say: of taming's, its .yaml, where that does not lie beside it.
+        variant: which of a diffusers folder's weights, e.g. "fp16"; by default full precision.
 
     Returns:
         Its family, configuration and weights, which were checked to fit each other.
@@ -42,7 +44,12 @@ def read_checkpoint(path: str | os.PathLike, config: str | os.PathLike | None = 
     kind = _sniff(path)
     for reader in readers(kind):
         if reader.reads(path):
-            return reader.read(path, config)
+            if variant is None:
+                return reader.read(path, config)
+            if "variant" in inspect.signature(reader.read).parameters:
+                return reader.read(path, config, variant)
+    if variant is not None:
+        raise CheckpointError(f"variant: {source} is no diffusers folder and holds one set of weights; leave variant out.")
     if config is not None and kind in ("safetensors", "pickle"):
         raise CheckpointError(f"config: {source} is no taming checkpoint and carries its own configuration; leave config out.")
     if kind == "safetensors":

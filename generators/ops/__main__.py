@@ -30,7 +30,7 @@ def state(device: str, extension: str | None, build: bool) -> tuple[bool, str]:
     missing = ext.missing()
     if missing:
         return False, missing
-    if extension == "cpu" and not build and mode() != "cpu":
+    if extension == "cpu" and not (build or mode() == "cpu" or ext.built()):
         return False, f"not asked for: {SWITCH}=cpu uses it, --build compiles and checks it"
     ext.load()
     return ext.loaded, ext.failure or f"built in {ext.directory()}"

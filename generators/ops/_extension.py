@@ -91,6 +91,10 @@ class Extension:
         root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
         return Path(root) / f"probes_ops_{self.device}_{key}"
 
+    def built(self) -> bool:
+        """Whether it lies compiled in the cache. Looks only."""
+        return any((self.directory() / f"probes_ops_{self.device}{suffix}").exists() for suffix in (".so", ".pyd"))
+
     def _build(self) -> None:
         from torch.utils import cpp_extension
 
@@ -101,7 +105,7 @@ class Extension:
             cpp_extension.load(
                 name=f"probes_ops_{self.device}", sources=[str(CSRC / source) for source in self.sources],
                 extra_cflags=_CXX_FLAGS + (_OPENMP if self.device == "cpu" else []), extra_cuda_cflags=["-O3"],
-                extra_ldflags=_OPENMP if self.device == "cpu" else [], build_directory=str(folder),
+                extra_ldflags=[*_OPENMP] if self.device == "cpu" else [], build_directory=str(folder),     # torch adds to it
                 with_cuda=self.device == "cuda", is_python_module=False, verbose=False)
 
 

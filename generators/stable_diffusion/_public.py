@@ -42,11 +42,11 @@ _ENTRIES = (
 PUBLIC: dict[str, PublicCheckpoint] = {entry.name: entry for entry in _ENTRIES}
 
 
-def fetch(entry: PublicCheckpoint) -> tuple[Path, None]:
+def resolved(entry: PublicCheckpoint, revision: str | None, variant: str | None) -> Path:
     """The folder of a published model, which describes itself."""
-    return resolve(entry.url), None
+    return resolve(entry.url, revision, variant)
 
 
-def hub(name: str) -> Path | None:
+def hub(name: str, revision: str | None, variant: str | None) -> Path | None:
     """The folder of any model on the Hugging Face hub; None for a name that is not of the form owner/model."""
-    return resolve(name) if is_hub_id(name) else None
+    return resolve(name, revision, variant) if is_hub_id(name) else None

@@ -1,13 +1,14 @@
 """The embedded teacher of the scenes world; `python -m zoo.train_teacher` made its weights and its card."""
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from generators.checkpoints import check_shipped
 
 from ..data.scenes import DEPTH_RANGE
 from ._base import Teacher
@@ -27,7 +28,7 @@ class ScenesTeacher(Teacher):
         self.card = json.loads((folder / "scenes.json").read_text())
         self.version, self.licence = self.card["version"], self.card["licence"]
         weights = folder / "scenes.safetensors"
-        self._fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()
+        self._fingerprint = check_shipped(weights, self.card)
         self.network = ScenesNet().requires_grad_(False).eval()
         self.network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
         self.network.to(memory_format=torch.channels_last)

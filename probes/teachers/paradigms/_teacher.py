@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from generators.checkpoints import check_shipped
+
 from ...data.colour import linear_to_srgb, srgb_to_linear
 from .._base import Teacher
 from ._network import FLOOR, ParadigmsNet, log_light
@@ -46,6 +48,7 @@ class ParadigmsTeacher(Teacher):
         self.card = json.loads((folder / "paradigms.json").read_text())
         self.version, self.licence = self.card["version"], self.card["licence"]
         weights = folder / "paradigms.safetensors"
+        check_shipped(weights, self.card)
         self._fingerprint = hashlib.sha256(weights.read_bytes() + f"averaging {averaging}".encode()).hexdigest()
         network = ParadigmsNet()
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
