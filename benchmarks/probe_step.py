@@ -19,16 +19,13 @@ import argparse
 import gc
 import importlib
 import json
-import os
-import re
-import resource
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _memory import forget_peak, peak_resident, tight
 from _timing import amx, interleave, machine, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,29 +50,11 @@ def make_steps(preset: str) -> Steps:
     return getattr(importlib.import_module(MODULES[family]), f"{family}Steps")(preset)
 
 
-def forget_peak() -> None:
-    """The peak resident size is from now on that since now. Does nothing where the system has no way to say so."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_resident() -> float:
-    """Peak resident size of this process, MiB."""
-    # Not getrusage's where it can be helped: on Linux a child starts with the peak that its parent had.
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def peak_memory(variant: str, args: argparse.Namespace) -> float:
-    """Peak resident size, MiB, of a process while it takes two steps of one variant.
-
-    glibc is told to give large blocks back: otherwise what is counted is in part the holes that it keeps between them.
-    """
+    """Peak resident size, MiB, of a process while it takes two steps of one variant."""
     command = [sys.executable, __file__, "--peak-of", variant, "--preset", args.preset, "--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True,
-                          env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+                          env=tight())
     return float(done.stdout.split()[-1])
 
 

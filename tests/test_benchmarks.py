@@ -35,6 +35,14 @@ def test_a_probes_step():
     assert "speed-up: over grouped" in out and sum(line.startswith(("plain", "frozen")) for line in out.splitlines()) >= 2
 
 
+@pytest.mark.slow
+def test_what_a_prediction_takes():
+    out = run("sd_predict.py", "--preset", "sd-embedded", "--steps", 1)
+    rows = {line.split("  ")[0]: line.split()[-3:] for line in out.splitlines() if "p32" in line or "f16" in line}
+    assert list(rows) == ["single, fp32", "single, bf16", "multi, fp32", "multi, bf16"]
+    assert all(50 < float(loaded) < float(peak) < 8000 for loaded, peak, _ in rows.values())
+
+
 def test_the_baseline_is_the_same_network(monkeypatch):
     """What the speed-up is over draws the same pictures, and its adapters get the same gradients."""
     monkeypatch.syspath_prepend(HERE)

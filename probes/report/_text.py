@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ._schema import Estimate, MetricResult, Metrics, ProbeInfo
@@ -230,7 +231,7 @@ def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def exact_errors(probe: ProbeInfo) -> tuple[list[tuple[str, str]], str]:
+def exact_errors(probe: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
     """The teacher's errors against exact ground truth as (label, number), and a remark on where they were measured.
 
     Entries that name another intrinsic ("depth RMS (m)" beside a normal probe) are left out.
@@ -251,6 +252,12 @@ def exact_errors(probe: ProbeInfo) -> tuple[list[tuple[str, str]], str]:
     return lines, "; ".join(remarks)
 
 
+def teacher_error(probe: Mapping[str, Any]) -> str:
+    """The first of these errors in words, "5.14° mean angular error"; empty where nobody has measured any."""
+    lines, _ = exact_errors(probe)
+    return f"{lines[0][1]} {lines[0][0]}" if lines else ""
+
+
 def teacher_line(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """Who was asked, how wrong that teacher is, by which protocol, on how many images."""
     parts = []
@@ -258,9 +265,9 @@ def teacher_line(probe: ProbeInfo | None, metrics: Metrics) -> str:
         if probe["teacher"]["name"] == "exact":
             parts.append("taught by exact ground truth")
         else:
-            lines, _ = exact_errors(probe)
-            error = f", {lines[0][1]} {lines[0][0]} against exact ground truth" if lines else ", no exact error known"
-            parts.append(f"teacher {probe['teacher']['name']} {probe['teacher']['version']}{error}")
+            error = teacher_error(probe)
+            parts.append(f"teacher {probe['teacher']['name']} {probe['teacher']['version']}, "
+                         + (f"{error} against exact ground truth" if error else "no exact error known"))
     if judge(probe, metrics) != "the teacher":
         parts.append(f"scored against {judge(probe, metrics)}")
     parts.append(f"protocol {metrics['protocol']}")
