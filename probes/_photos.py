@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,14 @@ from generators._files import file_sha256
 from ._files import write_text_atomically
 from ._intrinsics import Intrinsic
 from ._rows import holding
-from .images import FORMATS, ImageError, Photo, fit, gather, read_image, stems, write_map
+from .images import FORMATS, ImageError, MapError, Photo, fit, gather, read_image, stems, write_map
 from .images._fit import size_used
+from .images._made import _FIRST as _FIRST
+from .images._made import made_of_photographs, map_files, read_manifest
 
 if TYPE_CHECKING:
     from ._probe import Probe
 
-_FIRST = {"npy": ".npy", "exr": ".exr", "png16": "-16bit.png", "png": ".png"}
 _ADVICE = "choose another folder with --output"
 _PARTS = 1000           # the manifest is written whole each time: after each map, or in a large folder after this part of them
 
@@ -55,7 +55,7 @@ class PhotoPrediction:
 def predict_photos(probe: Probe, items: Any, size: int | None = None, policy: str = "resize") -> Iterator[PhotoPrediction]:
     """The probe's map of each photograph in turn; see `Probe.predict`."""
     note = _size_note(probe, size, policy)
-    for item in gather(items):
+    for item in gather(items, skip=made_of_photographs(), named=False):
         done = _one(probe, read_image(item), size, policy)
         yield replace(done, notes=(*done.notes, *note))
 
@@ -63,10 +63,22 @@ def predict_photos(probe: Probe, items: Any, size: int | None = None, policy: st
 def _one(probe: Probe, photo: Photo, size: int | None, policy: str) -> PhotoPrediction:
     generator = probe.generator
     fitted = fit(photo, generator.multiple, generator.resolution if size is None else size, policy)
-    state = generator.prepare(generator.encode(fitted.pixels[None]))
-    values = probe.intrinsic.to_map(probe.emit(state))
-    values = fitted.restore(values, probe.intrinsic.name)[0]
+    emitted = probe.emit(generator.prepare(generator.encode(fitted.pixels[None])))
+    _check_finite(emitted, probe, photo.name)       # here: an intrinsic of one's own may decode to NaN, which is no value
+    values = fitted.restore(probe.intrinsic.to_map(emitted), probe.intrinsic.name)[0]
     return PhotoPrediction(photo.name, photo.pixels, values, probe.intrinsic, photo.notes)
+
+
+def _check_finite(emitted: Tensor, probe: Probe, name: str) -> None:
+    """Raises MapError where an emission holds NaN or infinite values."""
+    finite = torch.isfinite(emitted).all(1)
+    if finite.all():
+        return
+    advice = ("fp16 overflows, fit it again with --generator_options.precision fp32"
+              if probe.generator.options.get("precision") == "fp16" else
+              "did its fit diverge? fit it again, with a lower --learning_rate")
+    raise MapError(f"{name}: the {probe.intrinsic.name} that the probe emits is NaN or infinite at {int((~finite).sum()):,} of "
+                   f"{finite.numel():,} pixels; expected finite values; {advice}")
 
 
 def _size_note(probe: Probe, size: int | None, policy: str) -> tuple[str, ...]:
@@ -100,14 +112,14 @@ def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequen
         say: called with a line about what was left out, what was kept, what is made again, and a size that was rounded
 
     Returns (how many were written, one line for each photograph that was left out): those that cannot be read, are too long
-    and thin, or do not fit into the memory.
+    and thin, do not fit into the memory, or whose map is not finite or does not fit into a format.
 
     Raises ValueError for formats, a size or a policy that do not exist, where there is no photograph, where a map would replace
     a photograph, where another process is writing the folder, and where the folder holds maps of another probe, or made in
     another way (with `overwrite` only if it holds such maps of other photographs); OutputError where a file cannot be written.
     """
-    known, say = cache(_written), say or (lambda line: None)
-    found = gather(items, say, lambda path: path.name in known(path.parent))
+    say = say or (lambda line: None)
+    found = gather(items, say, made_of_photographs())
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"formats: there is no {', '.join(unknown)}; choose of {', '.join(FORMATS)}")
     output, names, made_by = Path(output), stems(found), _made_by(probe, size, policy)
@@ -128,7 +140,7 @@ def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequen
                         photo = read_image(item)
                         mark = _mark(item, photo)
                         done = _one(probe, photo, size, policy)
-                    except (ImageError, OSError) as error:
+                    except (ImageError, MapError, OSError) as error:
                         failed.append(str(error))
                     except (MemoryError, RuntimeError) as error:
                         if not _is_memory(error):
@@ -137,11 +149,15 @@ def predict_folder(probe: Probe, items: Any, output: str | Path, formats: Sequen
                                       f"--policy {policy}; give a smaller --size, with --policy resize or square")
                     else:
                         manifest.begin()
-                        done.save(output / target, formats)
-                        manifest.add(target, mark)
-                        written += 1
-                        for note in done.notes:
-                            say(f"note: {done.name}: {note}")
+                        try:
+                            done.save(output / target, formats)
+                        except MapError as error:
+                            failed.append(f"{done.name}: {error}")
+                        else:
+                            manifest.add(target, mark)
+                            written += 1
+                            for note in done.notes:
+                                say(f"note: {done.name}: {note}")
                 if progress:
                     progress(i + 1, len(targets), names[i])
         finally:
@@ -159,13 +175,9 @@ def _is_memory(error: Exception) -> bool:
 def _check_apart(output: Path, items: Mapping[str, Any]) -> None:
     """Raises ValueError where a photograph has the name of a map, of whatever format: it could be replaced, or removed."""
     folder, photographs = output.resolve(), {str(i.resolve()).lower() for i in items.values() if isinstance(i, Path)}
-    for name in (name for target in items for name in _files(target, FORMATS)):
+    for name in (name for target in items for name in map_files(target, FORMATS)):
         if str(folder / name).lower() in photographs:
             raise ValueError(f"output: the photograph {output / name} has the name of a map, which would replace it; {_ADVICE}")
-
-
-def _files(target: str, formats: Iterable[str]) -> list[str]:
-    return [target + ending for name in formats for ending in (_FIRST[name], *(["-16bit.json"] if name == "png16" else []))]
 
 
 def _seen(path: Path) -> dict:
@@ -180,32 +192,6 @@ def _mark(item: Any, photo: Photo | None = None) -> dict:
         return dict(_seen(item), sha256=file_sha256(item))
     pixels = (photo or read_image(item)).pixels
     return dict(sha256=hashlib.sha256(f"{list(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes()).hexdigest())
-
-
-def _read(path: Path) -> dict:
-    """A manifest, or {} where there is none that can be read; of its photographs those that make sense."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    photographs = found.get("photographs")
-    told = photographs.items() if isinstance(photographs, dict) else ()
-    return {**found, "photographs": {target: about for target, about in told if _makes_sense(about)}}
-
-
-def _makes_sense(about: Any) -> bool:
-    formats = about.get("formats") if isinstance(about, dict) else None
-    return isinstance(formats, list) and set(map(str, formats)) <= set(FORMATS)
-
-
-def _written(folder: Path) -> set[str]:
-    """Names of the files in a folder that its manifests say are maps, or are to become maps, and of those themselves."""
-    manifests = list(folder.glob("maps-*.json"))
-    return {path.name for path in manifests} | {
-        name for path in manifests for target, about in _read(path).get("photographs", {}).items()
-        for name in _files(target, about["formats"])}
 
 
 class _Manifest:
@@ -224,7 +210,7 @@ class _Manifest:
     def __init__(self, folder: Path, about: dict, items: Mapping[str, Any], formats: Sequence[str], overwrite: bool):
         name = about["intrinsic"]
         self.folder, self.path, self.about, self.formats = folder, folder / f"maps-{name}.json", about, formats
-        before = _read(self.path)
+        before = read_manifest(self.path)
         self.told = {key: value for key, value in before.items() if key != "photographs"} == json.loads(json.dumps(about))
         self.photographs: dict[str, dict] = before["photographs"] if self.told else {}
         self.begun, self.behind, self.added = False, False, 0
@@ -232,12 +218,12 @@ class _Manifest:
         self.kept = {target for target, known in same.items() if known and not overwrite and self._holds(target)}
         self.open = {target: known for target, known in same.items() if target not in self.kept}
         self.again = [target for target, known in self.open.items() if known is False and not overwrite
-                      and any((folder / file).exists() for file in _files(target, formats))]
+                      and any((folder / file).exists() for file in map_files(target, formats))]
         self.stale: set[Path] = set()
         if self.told:
             return
-        self.stale = {path for file in _files(f"*-{name}", FORMATS) for path in folder.glob(file)}
-        others = self.stale - {folder / file for target in items for file in _files(target, FORMATS)}
+        self.stale = {path for file in map_files(f"*-{name}", FORMATS) for path in folder.glob(file)}
+        others = self.stale - {folder / file for target in items for file in map_files(target, FORMATS)}
         if others and overwrite:
             raise ValueError(f"output: {folder} holds maps of other photographs too ({min(others).name}), "
                              f"{_unlike(before, self)}; {_ADVICE}")
@@ -265,7 +251,8 @@ class _Manifest:
 
     def _holds(self, target: str) -> bool:
         known = self.photographs[target]["formats"]
-        return set(self.formats) <= set(known) and all((self.folder / file).exists() for file in _files(target, self.formats))
+        there = all((self.folder / file).exists() for file in map_files(target, self.formats))
+        return there and set(self.formats) <= set(known)
 
     def begin(self) -> None:
         """Says what is to be made before the first of it is there, so that it is never taken for a photograph, and removes what
@@ -273,7 +260,7 @@ class _Manifest:
         if self.begun:
             return
         stale = {self.folder / file for target, known in self.open.items() if known is False and target in self.photographs
-                 for file in _files(target, self.photographs[target]["formats"])}
+                 for file in map_files(target, self.photographs[target]["formats"])}
         for path in self.stale | stale:
             path.unlink(missing_ok=True)
         for target, known in self.open.items():

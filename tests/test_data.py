@@ -84,3 +84,16 @@ def test_as_many_are_scored_as_are_held_out(photos, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("probes._probe.load", lambda run, device: probe)
     assert cli.main(["evaluate", "run", "--controls", "[]"]) == 0
     assert "n = 4" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_picture_that_cannot_be_read_is_told_before_the_bank_is_built(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("probes._fit.open_bank", None)
+    for name in ("zz.png", "b.jpg", "c.png", "d.png", "e.png", "f.png"):
+        (photos / name).write_text("a few words")
+    (photos / "03.png").write_bytes((photos / "02.png").read_bytes()[:20])
+    with pytest.raises(ValueError, match=f"^data: 7 of the 26 images of {photos} cannot be read: {photos}/03.png: .*damaged.* "
+                                         r"\(nor can b.jpg, c.png, d.png, e.png, …\); remove or replace them, .*"
+                                         f"`probes data check {photos} --full` reads all of them whole"):
+        probes.fit(BUILD(), out=str(tmp_path / "run"), data=str(photos), **SETTINGS)
+    assert cli.main(["data", "check", str(photos), "--full", "--output", str(tmp_path / "sheet.png")]) == 0
+    assert "7 of the 26 images looked at cannot be used" in capsys.readouterr().out

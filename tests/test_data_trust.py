@@ -192,3 +192,28 @@ def test_h5py_is_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ValueError, match=r"pip install 'probes\[data\]'"):
         read_hdf5(tmp_path / "a.h5", "dataset")
+
+
+def test_what_is_no_image_is_told_before_a_fit_and_what_is_damaged_with_advice(tmp_path):
+    make.beside(tmp_path, count=12)
+    (tmp_path / "data.csv").write_text("\n".join(["image,depth", *(f"photo{i}.png,photo{i}-depth.npy" for i in range(12))]))
+    photo = tmp_path / "photo11.png"
+    photo.unlink()
+    with pytest.raises(ValueError, match="1 of the 12 images of manifest:.*/data.csv cannot be read: .*11.png: there is no"):
+        get_data(tmp_path / "data.csv").check_training()
+    photo.write_bytes(b"<html>" + bytes(range(32, 127)) * 10)
+    with pytest.raises(ValueError, match="1 of the 12 images of maps:.* cannot be read: .*photo11.png: this is a web page"):
+        get_data(tmp_path).check_training()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photo)
+    photo.write_bytes(photo.read_bytes()[:-800])
+    data = get_data(tmp_path)
+    data.check_training()
+    with pytest.raises(ImageError, match="photo11.png: the file is damaged .*; `probes data check maps:.* --full` reads all"):
+        data.images([data.count - 9], 8)
+
+
+@pytest.mark.parametrize("name", ["", "images:", "maps:,frame=opengl", ",frame=opengl", "hf:"])
+def test_no_path_is_not_the_current_folder(name):
+    with pytest.raises(ValueError, match=f"data: the path in {name!r} is empty; expected a folder or a file; the current"):
+        get_data(name)

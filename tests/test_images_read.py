@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from probes.data.colour import linear_to_srgb
 from probes.images import ImageError, gather, read_image, stems
+from probes.images._file import check_file
 from probes.images._png import write_png
 
 # ---- reading files
@@ -216,6 +217,27 @@ def test_what_is_not_an_image_is_named(name, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_look_at_the_first_bytes_finds_the_same(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    data, expected = BAD_FILES[name]
+    (tmp_path / name).write_bytes(data)
+    if name.startswith("half"):                     # a whole header
+        return check_file(tmp_path / name, name)
+    with pytest.raises(ImageError, match=f"{name}: .*({expected})"):
+        check_file(tmp_path / name, name)
+
+
+def test_whole_pictures_are_known_by_their_first_bytes(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("probes.images._file.open_image", lambda path, name: opened.append(name) or Image.open(path))
+    for ending in ("png", "jpg", "tif", "webp", "gif", "bmp", "tga"):
+        Image.fromarray(noise(64, 64, 3)).save(tmp_path / f"a.{ending}")
+        check_file(tmp_path / f"a.{ending}", ending)
+    assert opened == ["bmp", "tga"]
+
+
 def test_an_installed_heic_plugin_is_used(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(BAD_FILES["phone.heic"][0])
     called = []
@@ -227,7 +249,8 @@ def test_an_installed_heic_plugin_is_used(tmp_path, monkeypatch):
 
 def test_paths_that_lead_nowhere(tmp_path):
     for item, expected in ((tmp_path / "no.jpg", "no.jpg: there is no such file; check the path"),
-                           (tmp_path, "a folder.*gather"), ("https://example.org/a.jpg", "no such file; download it first"),
+                           (tmp_path, f"^{tmp_path}: this is a folder.*gather"), ("", "^item: got an empty path"),
+                           ("https://example.org/a.jpg", "no such file; download it first"),
                            ("a\0b", "cannot be read"),
                            (io.BytesIO(b"x"), "got BytesIO.*PIL.Image.open"), (None, "got NoneType")):
         with pytest.raises(ImageError, match=expected):
@@ -296,7 +319,10 @@ BAD_VALUES = {
     "one pixel": (torch.zeros(3, 1, 1), "it is 1×1 pixels; expected at least 8×8"),
     "int64": (noise(H, W, 3).astype(np.int64), "uint8, uint16, or float.*astype"),
     "int tensor": (torch.zeros(3, H, W, dtype=torch.int32), "torch.int32.*uint8"),
-    "bool": (np.zeros((H, W), bool), "array of bool"),
+    "bool": (np.zeros((H, W), bool), r"array of bool.*; use array.astype\(numpy.uint8\) \* 255$"),
+    "bool tensor": (torch.zeros(3, H, W, dtype=torch.bool), r"torch.bool.*; use tensor.to\(torch.uint8\) \* 255$"),
+    "two channels of a tensor": (torch.zeros(2, H, W), r"\[1 \| 3 \| 4, H, W\]"),
+    "four channels first": (noise(4, H, W), r"channels last.*transpose\(1, 2, 0\)"),
     "objects": (np.full((H, W), None), "array of object"),
 }
 
@@ -306,6 +332,28 @@ def test_values_that_do_not_fit_are_named(name):
     item, expected = BAD_VALUES[name]
     with pytest.raises(ImageError, match=expected):
         read_image(item)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("background", ["white", "#204060"])
+def test_grey_and_transparent_tensors_are_read_as_arrays_are(channels, background):
+    array = noise(H, W, channels)
+    expected = read_image(array, background=background).pixels
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    given = tensor.double() / 127.5 - 1
+    before = given.clone()
+    for item in (tensor, tensor[None], given, given[None], given.float(), *([tensor[0], given[0]] if channels == 1 else [])):
+        photo = read_image(item, background=background)
+        assert photo.pixels.is_contiguous() and photo.pixels.dtype == torch.float32 and photo.notes == ()
+        torch.testing.assert_close(photo.pixels, expected, atol=1e-6, rtol=0)
+    photo.pixels.zero_()
+    assert torch.equal(given, before) and torch.equal(tensor, torch.from_numpy(array).permute(2, 0, 1))
+
+
+def test_a_tensor_whose_alpha_looks_like_zero_to_one_is_noted():
+    colour, alpha = torch.rand(3, H, W) * 2 - 1, torch.rand(1, H, W)
+    assert "its alpha runs from 0" in read_image(torch.cat([colour, alpha])).notes[0]
+    assert read_image(torch.cat([colour, torch.ones_like(alpha)])).notes == ()
 
 
 def test_a_tensor_that_looks_like_zero_to_one_is_noted():
@@ -339,7 +387,9 @@ def test_nothing_to_gather_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"x")
     for items, expected in ((tmp_path, "holds no image \\(1 other files\\).*subfolders"),
                             (f"{tmp_path}/*.jpg", "no file matches"),
-                            ([], "an empty list"), (3, "got int"), (b"x", "got bytes"), (tmp_path / "deep", "no files")):
+                            ("", "images: got an empty path; .* give . for the current folder"),
+                            (["a.png", ""], "empty path"), ([], "an empty list"),
+                            (3, "got int"), (b"x", "got bytes"), (tmp_path / "deep", "no files")):
         with pytest.raises(ImageError, match=expected):
             gather(items)
 

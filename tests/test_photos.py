@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from tiny import SMALL
 
 import probes
 from probes import PhotoPrediction, cli, predict_folder
-from probes.images import ImageError, Photo, fit, read_image
+from probes.data import get_data
+from probes.images import ImageError, MapError, Photo, fit, read_image
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,18 @@ def test_a_folder_of_photographs_may_hold_their_maps(probe, photos, monkeypatch)
         predict_folder(probe, photos / "grey-shading.png", photos)
 
 
+def test_maps_beside_photographs_are_never_taken_for_them(probe, photos):
+    for n in range(10):
+        noise(photos / f"n{n}.png", n)
+    assert predict_folder(probe, photos, photos) == (13, [])
+    for items in (photos, f"{photos}/*.*g", [f"{photos}/*.png", photos / "tall.jpg"]):
+        assert not [p.name for p in probe.predict(images=items, size=16) if "-shading" in p.name]
+    assert len(probe.predict(images=[photos / "n1-shading.png", f"{photos}/n1*"], size=16)) == 2        # named by itself
+    for name in (f"images:{photos}", f"images:{photos}/*.*g"):
+        data = get_data(name)
+        assert data.count == 13 and get_data(data.name).fingerprint == data.fingerprint
+
+
 def test_no_map_replaces_a_photograph(probe, photos):
     mine = noise(photos / "wide-shading.png", 1).read_bytes()
     for formats, overwrite in ((("png",), False), (("png",), True), (("npy",), True)):
@@ -227,6 +241,48 @@ def test_a_photograph_that_cannot_be_fitted_ends_nothing(probe, photos, tmp_path
     monkeypatch.setattr(probe, "emit", lambda state: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):           # a mistake, not a photograph
         predict_folder(probe, photos, tmp_path / "other", ("npy",))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_map_that_is_not_finite_is_no_success(probe, photos, tmp_path, monkeypatch, value):
+    emit, shown = probe.emit, []
+
+    def overflowing(state):
+        shown.append(state)
+        image = emit(state)
+        if len(shown) == 2:
+            image[0, 1, 3, 5] = value
+        return image
+
+    monkeypatch.setattr(probe, "emit", overflowing)
+    written, failed = predict_folder(probe, photos, tmp_path / "out", ("npy", "png16"))
+    assert written == 2 and failed == [
+        f"{photos / 'tall.jpg'}: the shading that the probe emits is NaN or infinite at 1 of 2,304 pixels; expected finite "
+        "values; did its fit diverge? fit it again, with a lower --learning_rate"]
+    assert not list((tmp_path / "out").glob("tall*"))
+    monkeypatch.setattr(probe.generator, "precision", "fp16")
+    shown.clear()
+    with pytest.raises(MapError, match="tall.jpg: .*; fp16 overflows, fit it again with --generator_options.precision fp32"):
+        probe.predict(images=photos)
+    monkeypatch.undo()
+    assert predict_folder(probe, photos, tmp_path / "out", ("npy", "png16")) == (1, [])
+
+
+def test_a_map_that_a_format_cannot_hold_ends_nothing(probe, photos, tmp_path, monkeypatch):
+    to_map, shown = type(probe.intrinsic).to_map, []
+
+    def wide(intrinsic, image):
+        shown.append(image)
+        return to_map(intrinsic, image) + (len(shown) == 1) * 7
+
+    monkeypatch.setattr(type(probe.intrinsic), "to_map", wide)
+    monkeypatch.setattr("probes.images._fit._KINDS", {})            # which would clamp it
+    written, failed = predict_folder(probe, photos, tmp_path / "out", ("png16", "npy"))
+    assert written == 2 and len(failed) == 1 and f"{photos / 'grey.png'}: values: shading runs from 7" in failed[0]
+    assert not list((tmp_path / "out").glob("grey*"))
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ValueError, match="exr needs the OpenEXR package"):      # no photograph's mistake
+        predict_folder(probe, photos, tmp_path / "other", ("exr",))
 
 
 def test_a_size_that_was_rounded_is_told(probe, photos, tmp_path):

@@ -164,8 +164,8 @@ def get_data(data: str | Path | Data) -> Data:
     if colon and kind in _READERS:
         return _opened(kind, rest)
     path = Path(text).expanduser()
-    if not path.exists():                                       # PATH,OPTION=VALUE with the layout recognised
-        path = place_of(text.partition(",")[0])
+    if not text or not path.exists():                           # PATH,OPTION=VALUE with the layout recognised
+        path = place_of(_there(text.partition(",")[0], text))
     if path.exists():
         kind = layout_of(path)
         if kind is None:
@@ -193,11 +193,17 @@ def _opened(kind: str, text: str) -> Data:
     known = list(inspect.signature(_READERS[kind].open).parameters)[1:]
     if unknown_ones := sorted(set(options) - set(known)):
         raise unknown(f"data: {kind}", unknown_ones[0], known)
-    place = place_of(path)
+    place = place_of(_there(path, f"{kind}:{text}"))
     opened = _READERS[kind].open(place, **options)
     if not getattr(opened, "name", ""):
         opened.name = named(kind, place.resolve() if place.exists() else path, **options)
     return opened
+
+
+def _there(path: str, text: str) -> str:
+    if not path:
+        raise ValueError(f"data: the path in {text!r} is empty; expected a folder or a file; the current folder is '.'")
+    return path
 
 
 def known_data() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..images import gather, read_image, stems
+from ..images._made import made_of_photographs
 from ._base import LEAST, layout_of
 from ._options import existing, named
 from ._photographs import Photographs
@@ -17,10 +18,11 @@ from ._sample import Sample
 
 class Images(Photographs):
     """Image files in the order given, a folder's by their names: what `probes.images.gather` takes, of which nothing is held
-    out. Raises ImageError where there is none, ValueError for images that are no files."""
+    out; without the maps that a probe left beside them. Raises ImageError where there is none, ValueError for images that are
+    no files."""
 
     def __init__(self, items: Any):
-        self.paths = gather(items)
+        self.paths = gather(items, skip=made_of_photographs(), named=False)
         wrong = next((item for item in self.paths if not isinstance(item, Path)), None)
         if wrong is not None:
             raise ValueError(f"images: expected files, got {type(wrong).__name__}; save it first, or call the teacher itself: "
@@ -37,6 +39,10 @@ class Images(Photographs):
 
     def files(self, index: int) -> list[Path]:
         return [self.paths[index]]
+
+    @property
+    def pictures(self) -> list[Path]:
+        return self.paths
 
     def identity(self) -> dict:
         return {}

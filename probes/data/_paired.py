@@ -103,6 +103,10 @@ class Paired(Photographs):
         said = [path for path in (code.with_suffix(".json") for code in codes) if path.is_file()]
         return [pair.image, *pair.maps.values(), *said, *([pair.mask] if pair.mask else [])]
 
+    @property
+    def pictures(self) -> list[Path]:
+        return [pair.image for pair in self.pairs]
+
     def maps(self, index: int, intrinsics: Sequence[str]) -> dict[str, Tensor]:
         self.require(intrinsics)
         pair = self.pairs[index]

@@ -5,6 +5,7 @@
     write_map("out/photo", map, "normal", formats=("npy", "exr", "png16", "png"))
 """
 
+from ._codes import MapError as MapError
 from ._fit import POLICIES as POLICIES
 from ._fit import Fitted as Fitted
 from ._fit import fit as fit

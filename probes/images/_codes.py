@@ -17,6 +17,10 @@ _TOP = 65535
 _SLACK = 1e-3
 
 
+class MapError(ValueError):
+    """The values of a map are none that it can have, or none that a format can hold."""
+
+
 @dataclass(frozen=True)
 class Coding:
     """How values [C, H, W] become codes. `no_value`: code 0 (in every channel) marks pixels that are not finite."""
@@ -37,7 +41,7 @@ class Coding:
 
 
 def coding(values: np.ndarray, intrinsic: str) -> Coding:
-    """Chooses the coding of a map. Raises ValueError for values that it could not hold."""
+    """Chooses the coding of a map. Raises MapError for values that it could not hold."""
     low, high, finite = _ends(values)
     if intrinsic == "normal":
         _within(low, high, -1, intrinsic, "normalise them first")
@@ -45,7 +49,7 @@ def coding(values: np.ndarray, intrinsic: str) -> Coding:
     if intrinsic in ("albedo", "shading"):
         _within(low, high, 0, intrinsic, "clamp it first")
         if not finite:
-            raise ValueError(f"values: {intrinsic} holds NaN or infinite values, for which its 16-bit PNG has no code; use "
+            raise MapError(f"values: {intrinsic} holds NaN or infinite values, for which its 16-bit PNG has no code; use "
                              "formats=('npy',) or 'exr'")
         return Coding(1 / _TOP, 0.0, False)
     scale = (high - low) / (_TOP - 1) or 1.0
@@ -71,5 +75,5 @@ def _ends(values: np.ndarray) -> tuple[float, float, bool]:
 
 def _within(low: float, high: float, bottom: int, intrinsic: str, advice: str) -> None:
     if low < bottom - _SLACK or high > 1 + _SLACK:
-        raise ValueError(f"values: {intrinsic} runs from {low:.4g} to {high:.4g}; expected [{bottom}, 1]; {advice}, or use "
+        raise MapError(f"values: {intrinsic} runs from {low:.4g} to {high:.4g}; expected [{bottom}, 1]; {advice}, or use "
                          "formats=('npy',) or 'exr'")

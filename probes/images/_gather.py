@@ -17,7 +17,8 @@ from ._photo import ImageError, Photo
 _SINGLE = (Image.Image, np.ndarray, Tensor, Photo)
 
 
-def gather(items: Any, say: Callable[[str], None] | None = None, skip: Callable[[Path], bool] | None = None) -> list:
+def gather(items: Any, say: Callable[[str], None] | None = None, skip: Callable[[Path], bool] | None = None,
+           named: bool = True) -> list:
     """What `read_image` takes, one entry an image, in the order given.
 
     Args:
@@ -25,11 +26,11 @@ def gather(items: Any, say: Callable[[str], None] | None = None, skip: Callable[
             a folder: its images by name, without its subfolders and hidden files; other files are left out;
             a pattern such as "photos/*.jpg" or "photos/**/*.png", where no file has that very name: its files, sorted
         say: called with a line for each folder in which something was left out, with the count
-        skip: whether a file, given by itself or found, is no photograph but a map that was made of one; it is passed over and
-            not counted
+        skip: whether a file is no photograph but a map that was made of one; it is passed over and not counted
+        named: whether `skip` holds for a file that is given by itself too, not only for those found in a folder or by a pattern
 
-    Files become Path; everything else stays as it is. Nothing is opened. Raises ImageError if a folder, a pattern or the
-    whole holds no image; a single path that does not exist is left for `read_image` to name.
+    Files become Path; everything else stays as it is. Nothing is opened. Raises ImageError for an empty path, and if a folder,
+    a pattern or the whole holds no image; a single path that does not exist is left for `read_image` to name.
     """
     say, skip = say or (lambda line: None), skip or (lambda path: False)
     if isinstance(items, _SINGLE):
@@ -44,8 +45,9 @@ def gather(items: Any, say: Callable[[str], None] | None = None, skip: Callable[
         if not isinstance(item, (str, os.PathLike)):
             found.append(item)
             continue
+        own = Path(item).expanduser()
         for path in _expand(item, say, skip):
-            if skip(path):
+            if skip(path) and (named or path != own):
                 passed = path
             else:
                 found.append(path)
@@ -81,6 +83,8 @@ def stems(items: list) -> list[str]:
 
 
 def _expand(item: str | os.PathLike, say: Callable[[str], None], skip: Callable[[Path], bool]) -> list[Path]:
+    if not os.fspath(item):
+        raise ImageError("images: got an empty path; expected a folder, a file or a pattern; give . for the current folder")
     path = Path(item).expanduser()
     if path.is_dir():
         return _folder(path, str(item), say, skip)

@@ -29,7 +29,8 @@ def read_image(item: Any, name: str | None = None, background: str = "white") ->
             a path (str or PathLike): JPEG, PNG, TIFF, WebP, AVIF, GIF, BMP and the like; of several frames the first;
             a Pillow image: its current frame (16-bit colour has lost its low bytes already when it comes this way);
             an array [H, W] or [H, W, 1 | 3 | 4]: uint8, uint16, or float in [0, 1]; the fourth channel is alpha;
-            a tensor [3, H, W] or [1, 3, H, W]: float in [-1, 1], or uint8; on any device
+            a tensor [H, W], [1 | 3 | 4, H, W] or [1, 1 | 3 | 4, H, W]: float in [-1, 1], or uint8; on any device; the fourth
+            channel is alpha, in the same range: of floats -1 is transparent
         name: what errors call it; by default the path, or "picture", "array", "tensor"
         background: any colour that Pillow knows ("black", "#808080"), shown where the image is transparent
 
@@ -41,6 +42,8 @@ def read_image(item: Any, name: str | None = None, background: str = "white") ->
     if isinstance(item, Photo):
         return item
     if isinstance(item, (str, os.PathLike)):
+        if not os.fspath(item):
+            raise ImageError(f"{name or 'item'}: got an empty path; expected that of an image file")
         return _read_file(Path(item).expanduser(), name or str(item), under)
     if isinstance(item, Image.Image):
         name = name or getattr(item, "filename", "") or "picture"
@@ -49,7 +52,7 @@ def read_image(item: Any, name: str | None = None, background: str = "white") ->
     if isinstance(item, np.ndarray):
         return _read_array(item, name or "array", under)
     if isinstance(item, Tensor):
-        return _read_tensor(item, name or "tensor")
+        return _read_tensor(item, name or "tensor", under)
     raise ImageError(f"{name or 'item'}: expected a path, a Pillow image, an array or a tensor, got {type(item).__name__}; "
                      "a file object or bytes can be opened with PIL.Image.open first")
 
@@ -79,7 +82,7 @@ def _colour(background: str) -> tuple[float, float, float]:
 
 
 def _read_array(array: np.ndarray, name: str, background: tuple[float, float, float]) -> Photo:
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         raise ImageError(f"{name}: got an array of shape {list(array.shape)}; expected channels last, [H, W, 3]; use "
                          "array.transpose(1, 2, 0)")
     if array.ndim == 4:
@@ -98,36 +101,50 @@ def _read_array(array: np.ndarray, name: str, background: tuple[float, float, fl
         if low < 0 or high > 1:
             array = array.clip(0, 1)
     else:
-        raise ImageError(f"{name}: got an array of {array.dtype}; expected uint8, uint16, or float in [0, 1]; "
-                         "array.astype(numpy.uint8) if its values are 0 … 255")
+        scaled = "array.astype(numpy.uint8)" + (" * 255" if array.dtype == bool else " if its values are 0 … 255")
+        raise ImageError(f"{name}: got an array of {array.dtype}; expected uint8, uint16, or float in [0, 1]; use {scaled}")
     alpha = array[..., 3] if array.ndim == 3 and array.shape[2] == 4 else None
     colour = array if array.ndim == 2 else array[..., 0] if array.shape[2] == 1 else array[..., :3]
     return Photo(Decoded(colour, peak, alpha, peak).planes(background), name)
 
 
-def _read_tensor(tensor: Tensor, name: str) -> Photo:
+def _read_tensor(tensor: Tensor, name: str, background: tuple[float, float, float]) -> Photo:
     value = tensor.detach()
     if value.ndim == 4 and len(value) == 1:
         value = value[0]
+    elif value.ndim == 2:
+        value = value[None]
     if value.ndim == 4:
-        raise ImageError(f"{name}: got a batch of {len(value)}, shape {list(value.shape)}; expected [3, H, W] or "
-                         "[1, 3, H, W]; pass list(tensor) for several")
-    if value.ndim != 3 or value.shape[0] != 3:
-        last = value.ndim == 3 and value.shape[2] in (3, 4)
-        advice = "tensor.permute(2, 0, 1)[:3]" if last else "tensor.expand(3, -1, -1) for grey, tensor[:3] to leave out alpha"
-        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [3, H, W] or [1, 3, H, W]; use "
+        raise ImageError(f"{name}: got a batch of {len(value)}, shape {list(value.shape)}; expected [1 | 3 | 4, H, W]; pass "
+                         "list(tensor) for several")
+    if value.ndim != 3 or value.shape[0] not in (1, 3, 4):
+        last = value.ndim == 3 and value.shape[2] in (1, 3, 4)
+        advice = "tensor.permute(2, 0, 1)" if last else "tensor[:3] for the first three channels"
+        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [H, W] or [1 | 3 | 4, H, W]; use "
                          f"{advice}")
     check_size(value.shape[1], value.shape[2], name)
     if value.dtype == torch.uint8:
-        return Photo(value.to("cpu", torch.float32).div_(127.5).sub_(1), name)
+        return Photo(_three(value.to("cpu", torch.float32).div_(127.5).sub_(1), background), name)
     if not value.is_floating_point():
-        raise ImageError(f"{name}: got a tensor of {value.dtype}; expected float in [-1, 1], or uint8; tensor.to(torch.uint8) "
-                         "if its values are 0 … 255")
+        scaled = "tensor.to(torch.uint8)" + (" * 255" if value.dtype == torch.bool else " if its values are 0 … 255")
+        raise ImageError(f"{name}: got a tensor of {value.dtype}; expected float in [-1, 1], or uint8; use {scaled}")
     low, high = _check_range(*(float(end) for end in value.aminmax()), -1, name)
-    pixels = value.to("cpu", torch.float32, copy=True).clamp_(-1, 1)
     notes = () if low < 0 else (f"its values run from {low:.3g} to {high:.3g} and were taken as [-1, 1]; if they mean [0, 1], "
                                 "pass tensor * 2 - 1",)
-    return Photo(pixels, name, notes)
+    if not notes and len(value) == 4 and 0 <= (least := float(value[3].min())) < 1:
+        notes = (f"its alpha runs from {least:.3g} on and was taken as [-1, 1]; if it means [0, 1], pass it * 2 - 1",)
+    return Photo(_three(value.to("cpu", torch.float32, copy=True).clamp_(-1, 1), background), name, notes)
+
+
+def _three(values: Tensor, background: tuple[float, float, float]) -> Tensor:
+    """[1 | 3 | 4, H, W] in [-1, 1] -> [3, H, W]; what is transparent shows the background. Works in place."""
+    if len(values) == 1:
+        return values.repeat(3, 1, 1)
+    if len(values) == 3:
+        return values
+    under = values.new_tensor(background).mul_(2).sub_(1)[:, None, None]
+    opaque = values[3].add(1).div_(2)
+    return values[:3].sub_(under).mul_(opaque).add_(under).clone(memory_format=torch.contiguous_format)
 
 
 def _check_range(low: float, high: float, bottom: int, name: str) -> tuple[float, float]:
