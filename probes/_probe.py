@@ -33,6 +33,7 @@ from .teachers import Teacher, Unsaid, get_teacher
 
 RESULTS = ("metrics.json", "samples.csv", "samples.png", "report.html")      # of an evaluation, in a run folder
 WEIGHTS = "adapter/adapter_model.safetensors"
+_SAID = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules")      # of a LoRA's configuration, what changes its maps
 REFERENCE = 1000        # images that the controls of an adapter from elsewhere are fitted on
 
 
@@ -181,7 +182,7 @@ class Probe:
             control = CLOSED_FORM[name](self.drawn_by, bank)
             results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state), judge), base)
         metrics = dict(protocol=str(protocol), primary=protocol.primary, seeds=[seeds.start, len(seeds)],
-                       against=held_out.manifest["teacher"],
+                       against=held_out.manifest["teacher"], judge=_judged_by(judge, self.intrinsic.name),
                        metrics=summarise(protocol, scores, base, results))
         columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
                    **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}
@@ -281,7 +282,7 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
     Args:
         folder: a run folder
         generator: put the adapter on this one instead of building its own; several probes may share a generator
-        device: where a generator that is built goes
+        device: where a generator that is built goes: cpu, cuda or auto
         name: of the adapter on its generator; by default the intrinsic's name, numbered if it is taken
         source: for a crossed control, the trained generator whose latents and targets it was fitted on
         teacher: what evaluations compare with; by default the registered teacher of the record's name. It must be the one
@@ -308,11 +309,20 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
     if about["weights"].startswith("crossed") and source is None:
         source = _rebuilt(about, "pretrained", str(generator.device))
     adapter = recorded_adapter(record, generator, name)
-    adapter.load_file(tensors)
+    try:
+        _check_config(folder, adapter)
+        adapter.load_file(tensors)
+    except RunError:
+        adapter.remove()
+        raise
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
     data = None if data is None else get_data(data)
     curve = [tuple(point) for point in record["training"].get("curve", [])]
     return Probe(generator, adapter, intrinsic, record, source, teacher, data, curve, read_evaluation(folder))
+
+
+def _judged_by(judge: Teacher, intrinsic: str) -> dict:
+    return dict(name=judge.name, version=judge.version, exact_errors=judge.exact_errors(intrinsic))
 
 
 def _read_weights(path: Path, record: dict) -> dict[str, Tensor]:
@@ -324,6 +334,22 @@ def _read_weights(path: Path, record: dict) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"run: {path} is damaged: {error}; {ADVICE}") from error
+
+
+def _check_config(folder: Path, adapter: adapters.Adapter) -> None:
+    """Raises RunError where adapter_config.json tells of another adapter than the record, by which this one was made."""
+    path = folder / "adapter" / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text())
+        there = {key: found.get(key) for key in _SAID}
+    except FileNotFoundError:
+        return                          # the record alone makes it
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"run: {path} is damaged ({error}); {ADVICE}") from error
+    made = json.loads(json.dumps(adapter.file()[1], default=str))
+    if wrong := [f"{key} {there[key]!r:.60}" for key in _SAID if there[key] != made.get(key)]:
+        raise RunError(f"run: probe.json of {folder} is of another adapter than {path.name} ({', '.join(wrong)} there): one of "
+                       f"the two was altered since the fit; {ADVICE}")
 
 
 def recorded_adapter(record: dict, generator: Generator, name: str | None = None) -> adapters.Adapter:

@@ -40,7 +40,7 @@ def start_record(generator: Generator, intrinsic: Intrinsic, teacher: Teacher, i
         "format": _FORMAT, "version": _VERSION,
         "generator": dict(name=settings.generator, family=generator.family, weights=generator.weights,
                           fingerprint=generator.fingerprint, resolution=generator.resolution, parameters=total,
-                          options=settings.generator_options),
+                          world=generator.world, options=settings.generator_options),
         "intrinsic": dict(name=intrinsic.name, options=intrinsic.options, description=intrinsic.description),
         "teacher": dict(name=teacher.name, version=teacher.version, licence=teacher.licence,
                         fingerprint=teacher.fingerprint, exact_errors=teacher.exact_errors(intrinsic.name)),

@@ -2,47 +2,69 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ._bank import Request
+from ._bank_part import json_sha256
+from ._files import OutputError, write_text_atomically
 from ._probe import RESULTS, Probe
 from ._record import RunError, read_record
 from ._settings import Settings, learnt_with
+from ._train import DivergedError, TrainingStateError
+
+_OVERWRITING = ".overwriting"       # there while a fit that began by discarding another is under way: which one
+_FOR_GOOD = (RunError, DivergedError, TrainingStateError)       # what a call that goes on from there would meet again
+_ADVICE = "choose another folder with --out, or discard it with --overwrite true"
 
 
 class claimed:
-    """Holds the run folder for this process; another fit of the same folder is told so."""
+    """Holds the run folder for this process; another fit of the same folder is told so. One that cannot be written, such as a
+    shared folder that is read-only, is used without where it holds a finished run."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.lock: FileLock | None = None
 
     def __enter__(self) -> None:
-        from ._files import OutputError
-
+        lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(self.folder / ".lock")
-            self.lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f"out: another fit is writing {self.folder} at this moment; wait for it, or choose another "
                            "folder with --out") from None
         except OSError as error:
-            raise OutputError(error.errno, error.strerror or str(error), str(self.folder)) from error
+            if not _is_finished(self.folder):
+                raise OutputError(error.errno, error.strerror or str(error), str(self.folder)) from error
+        else:
+            self.lock = lock
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if self.lock is None:
+            return
+        if kind is None or issubclass(kind, _FOR_GOOD):
+            with suppress(OSError):
+                (self.folder / _OVERWRITING).unlink(missing_ok=True)
         self.lock.release()          # the file stays: removing it would let two processes hold two locks
 
 
-_ADVICE = "choose another folder with --out, or discard it with --overwrite true"
+def _is_finished(folder: Path) -> bool:
+    with suppress(RunError, OSError):
+        return read_record(folder, "out")["training"]["status"] == "finished"
+    return False
 
 
 def vacate(folder: Path, overwrite: bool) -> None:
-    """Raises RunError where the folder holds a run; discards that on overwrite."""
+    """Raises RunError where the folder holds a run; discards that on overwrite. Raises OutputError where it cannot."""
     if overwrite:
-        for name in ("training-state", "probe.json", *RESULTS):
-            (folder / name).unlink(missing_ok=True)
+        try:
+            for name in (_OVERWRITING, "training-state", "probe.json", *RESULTS):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror or str(error), str(folder)) from error
         for name in ("controls", "adapter", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
     elif (folder / "probe.json").exists():
@@ -50,10 +72,10 @@ def vacate(folder: Path, overwrite: bool) -> None:
 
 
 def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: bool) -> bool:
-    """Whether the folder holds these very weights, fitted on these very pairs. Clears it on overwrite, refuses another
-    run's and one whose record is damaged."""
+    """Whether the folder holds these very weights, fitted on these very pairs. Clears it on overwrite, once for a fit that is
+    cut short and taken up by the same call; refuses another run's and one whose record is damaged."""
     if overwrite:
-        vacate(folder, overwrite)
+        _overwrite(folder, json_sha256([settings.of_the_weights(pairs.generator), pairs.key]))
     if not (folder / "probe.json").exists():
         return False
     record = read_record(folder, "out")
@@ -65,6 +87,18 @@ def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: 
     if record["bank"]["key"] != pairs.key:
         raise RunError(f"out: {folder} holds a run that was fitted on other pairs: {_difference(record, pairs)}; {_ADVICE}")
     return record["training"]["status"] == "finished"
+
+
+def _overwrite(folder: Path, identity: str) -> None:
+    """Discards what the folder holds, unless this very fit did so before it was cut short: the rest is its own."""
+    mark = folder / _OVERWRITING
+    try:
+        if mark.read_text() == identity:
+            return
+    except (OSError, ValueError):
+        pass
+    vacate(folder, True)
+    write_text_atomically(mark, identity)
 
 
 def _difference(record: dict, pairs: Request) -> str:
@@ -81,7 +115,7 @@ def _difference(record: dict, pairs: Request) -> str:
 
 def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     """samples.csv, samples.png and report.html, and last metrics.json and the record, which say that all is there."""
-    from .report import display, sheet, write_csv, write_json, write_report
+    from .report import display, sheet, teacher_line, write_csv, write_json, write_report
 
     evaluation = probe.last_evaluation
     (folder / "metrics.json").unlink(missing_ok=True)
@@ -98,7 +132,7 @@ def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     picture = sheet({"image": prediction.image,
                      evaluation.metrics["against"].partition(" ")[0]: display(name, taught, meaning=meanings[0]),
                      "probe": display(name, prediction.map, like=like, meaning=meanings[1])}, folder / "samples.png",
-                    captions=captions)
+                    captions=captions, note=teacher_line(probe.record, evaluation.metrics))
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "probe.json", probe.record)

@@ -9,6 +9,7 @@ from tiny import SMALL
 
 import adapters
 import probes
+from adapters._base import living
 from probes import _controls, _probe
 from probes._intrinsics import get_intrinsic
 
@@ -113,3 +114,24 @@ def test_the_report_says_what_was_trained(method, told, tmp_path):
         del settings["rank"]
     probes.fit(FAMILIES["stylegan2"][0](), out=str(tmp_path), **settings)
     assert told in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["lora", "linear"])
+def test_a_record_of_another_adapter_than_the_one_that_was_saved_is_refused(tmp_path, method):
+    """The tensors alone do not say what they are multiplied by."""
+    generator = FAMILIES["stylegan2"][0]()
+    probes.fit(generator, method=method, out=str(tmp_path), **{**SMALL, "steps": 2, "evaluate": 0, "rank": None})
+    fitted = probes.load(tmp_path, generator)
+    names = {adapter.name for adapter in living(generator)}
+    about = tmp_path / "adapter" / "adapter_config.json"
+    if method == "lora":
+        record = json.loads((tmp_path / "probe.json").read_text())
+        record["method"]["alpha"] *= 2
+        (tmp_path / "probe.json").write_text(json.dumps(record))
+        with pytest.raises(probes.RunError, match=r"probe.json of .* another adapter than adapter_config.json \(lora_alpha 8"):
+            probes.load(tmp_path, generator)
+    about.write_text("[")
+    with pytest.raises(probes.RunError, match="adapter_config.json is damaged .*--overwrite true"):
+        probes.load(tmp_path, generator)
+    assert {adapter.name for adapter in living(generator)} == names      # nothing half-built stays
+    assert fitted.predict([0]).map.isfinite().all()

@@ -25,7 +25,7 @@ from probes.report import (
     write_json,
     write_report,
 )
-from probes.report._text import decimals, exact_errors, fit_command, fixed, percent
+from probes.report._text import decimals, exact_errors, fit_command, fixed, percent, teacher_line
 
 CONTROLS = {"random": (21.8, 21.2, -0.03), "crossed": (14.7, 24.1, 0.39), "latent": (19.4, 24.1, 0.19),
             "rgb": (20.6, 24.1, 0.15)}
@@ -223,7 +223,7 @@ def test_numbers_are_rounded_to_what_their_interval_allows(probe):
     assert decimals({"unit": "", "value": 0.0561, "ci95": None}) == 4
     assert (fixed(-0.001), fixed(-1.5, 1), fixed(None), fixed(float("nan"))) == ("0.00", "−1.5", "–", "–")
     assert [percent(x).replace("\u00a0", " ") for x in (0.0276, 0.00046, 1)] == ["2.8 %", "0.046 %", "100 %"]
-    assert exact_errors(probe) == ([("mean angular error", "4.15°")], "seeds 0-499")
+    assert exact_errors(probe["teacher"], "normal") == ([("mean angular error", "4.15°")], "seeds 0-499")
     assert fit_command({"generator": "a b", "steps": 3, "teacher": None, "fast": True, "options": {"psi": 1}}) == (
         "# options: psi = 1\nprobes fit \\\n    --generator 'a b' \\\n    --steps 3 \\\n    --fast true")
 
@@ -316,6 +316,23 @@ def test_charts_of_hardly_any_values(tmp_path, metrics, probe, values):
     text = write_report(tmp_path / "r.html", probe, metrics, rows, None, [(1, 0.5), (2, 0.5)]).read_text("utf-8")
     Page(text)
     assert "nan" not in text
+
+
+def test_every_teacher_is_named_with_its_own_error(tmp_path, probe, metrics):
+    """The judge's too, where that is another; of photographs, with what the error was measured on."""
+    judge = dict(name="paradigms", version="2", exact_errors={"normal L1": 0.5, "scenes": "rooms 0-9, 64 px; never trained on"})
+    other = {**metrics, "against": "paradigms 2", "judge": judge}
+    about = probe["teacher"]
+    own = f"teacher {about['name']} {about['version']}, 4.15° mean angular error against exact ground truth"
+    assert teacher_line(probe, metrics).startswith(f"{own}; protocol")
+    assert f"{own}; scored against teacher paradigms 2, 0.5 L1 against exact ground truth; " in teacher_line(probe, other)
+    photographs = {**probe, "data": {"name": "photos", "fingerprint": "00", "world": "photographs"}}
+    assert f"{own} (seeds 0-499); scored against teacher paradigms 2, 0.5 L1 against exact ground truth (rooms 0-9, 64 px); " \
+        in teacher_line(photographs, other)
+    exact = {**metrics, "against": "exact 1", "judge": dict(name="exact", version="1", exact_errors=None)}
+    assert "; scored against exact ground truth; " in teacher_line(probe, exact)
+    page = Page(write_report(tmp_path / "r.html", probe, other, [], None, CURVE).read_text("utf-8"))
+    assert "scored against another: teacher paradigms 2, 0.5 L1 against exact ground truth" in " ".join(page.words)
 
 
 def test_where_images_are_given_the_random_control_counts(probe, metrics):

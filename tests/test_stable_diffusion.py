@@ -126,7 +126,9 @@ def test_exact_maps_teach_and_judge(generator, tmp_path):
     taught = probes.fit(generator, against="exact", out=str(tmp_path / "taught"), **{**small, "teacher": "scenes"})
     assert json.loads((tmp_path / "taught" / "metrics.json").read_text())["against"].startswith("exact")
     assert taught.record["teacher"]["name"] == "scenes"
-    assert taught.evaluate(8, controls=()).metrics["against"].startswith("scenes")
+    assert metrics["judge"]["name"] == "exact" and not metrics["judge"]["exact_errors"]
+    judged = taught.evaluate(8, controls=()).metrics
+    assert judged["against"].startswith("scenes") and judged["judge"]["exact_errors"]["normal mean angular error (degrees)"] < 6
     with pytest.raises(ValueError, match="teacher: nobody knows the exact maps"):
         probes.fit(FAMILIES["stylegan2"][0](), out=str(tmp_path / "no"), **{**small, "teacher": "exact"})
 

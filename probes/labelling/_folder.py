@@ -26,6 +26,8 @@ def describe(data: Data, teacher: Teacher, intrinsics: Sequence[Intrinsic], form
         meaning = teacher.meaning(about.name)
         maps[about.name] = dict(description=about.description, channels=about.channels, options=teacher.options(about.name),
                                 meaning=meaning, unit=units.get(meaning, ""))
+        if errors := teacher.exact_errors(about.name):
+            maps[about.name]["exact_errors"] = errors
         if about.name == "normal":
             maps[about.name]["frame"] = "omnidata"
     return dict(format="probes-labels", version=VERSION, software=f"probes {__version__}",
@@ -34,6 +36,11 @@ def describe(data: Data, teacher: Teacher, intrinsics: Sequence[Intrinsic], form
                 data=dict(name=data.name, world=data.world,
                           fingerprint=None if isinstance(data, Photographs) else data.fingerprint),
                 masked=teacher.masked, formats=list(formats), intrinsics=maps)
+
+
+def _encoding(about: dict) -> dict:
+    """What decides how a map reads."""
+    return {key: value for key, value in about.items() if key != "exact_errors"}
 
 
 class Folder:
@@ -90,7 +97,7 @@ class Folder:
             changed.append(f"data {before['data'].get('name')}, now {self.about['data']['name']}")
         for name, about in self.about["intrinsics"].items():
             known = before["intrinsics"].get(name)
-            if known is not None and json.loads(json.dumps(about)) != known:
+            if known is not None and _encoding(json.loads(json.dumps(about))) != _encoding(known):
                 changed.append(f"another encoding or unit of {name}")
         if changed:
             raise ValueError(f"output: {self.path} holds labels of {'; '.join(changed)}; {_ADVICE}")

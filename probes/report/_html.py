@@ -25,6 +25,7 @@ from ._text import (
     generator_name,
     half_width,
     how_it_was_made,
+    how_wrong,
     judge,
     meaning,
     percent,
@@ -120,7 +121,7 @@ def _figure(probe: ProbeInfo, sheet_png: bytes | None) -> Markup | None:
 
 def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
     name = probe["intrinsic"]["name"]
-    lines, remark = exact_errors(probe)
+    lines, remark = exact_errors(probe["teacher"], name)
     if probe["teacher"]["name"] == "exact":
         teacher = "Here it was no network, but the exact maps of the data."
     elif lines:
@@ -128,6 +129,9 @@ def _meaning(probe: ProbeInfo, metrics: Metrics) -> Markup:
         teacher = f"Against exact ground truth it scores {listed} itself{f' ({remark})' if remark else ''}."
     else:
         teacher = "How far the teacher is from exact ground truth is not known here."
+    other = metrics.get("judge")
+    if other and other["name"] not in ("exact", probe["teacher"]["name"]):
+        teacher += f" It was scored against another: {how_wrong(other, name, elsewhere=True)}."
     return tag(
         "section", tag("h2", "What the numbers mean"),
         tag("p", meaning(name), " The generator was frozen. ", how_it_was_made(probe)),

@@ -18,6 +18,7 @@ class GeneratorInfo(TypedDict):
     fingerprint: str
     resolution: int
     parameters: int
+    world: str  # what it draws: "scenes" or "photographs"
 
 
 class IntrinsicInfo(TypedDict):
@@ -25,12 +26,15 @@ class IntrinsicInfo(TypedDict):
     options: dict[str, Any]
 
 
-class TeacherInfo(TypedDict):
+class JudgeInfo(TypedDict):
     name: str
     version: str
+    exact_errors: dict[str, Any] | None  # against exact ground truth, where there is any; strings are remarks
+
+
+class TeacherInfo(JudgeInfo):
     licence: str
     fingerprint: str
-    exact_errors: dict[str, Any] | None  # against exact ground truth, where there is any; strings are remarks
 
 
 class MethodInfo(TypedDict):
@@ -103,6 +107,7 @@ class Metrics(TypedDict):
     primary: str  # key into metrics
     seeds: list[int]  # [first, count]
     against: str  # name and version of the teacher that was scored against, or "exact …"
+    judge: JudgeInfo  # the same teacher, and how wrong it is itself
     metrics: dict[str, MetricResult]
 
 

@@ -184,6 +184,11 @@ def given(probe: ProbeInfo) -> dict | None:
     return probe.get("data")
 
 
+def _elsewhere(probe: ProbeInfo) -> bool:
+    """Whether the images are no rendered rooms, which is what teachers' errors were measured on."""
+    return ((given(probe) or {}).get("world") or probe["generator"].get("world") or "scenes") != "scenes"
+
+
 def judge(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """What was scored against."""
     name = (metrics.get("against") or "").partition(" ")[0]
@@ -231,13 +236,12 @@ def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def exact_errors(probe: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
-    """The teacher's errors against exact ground truth as (label, number), and a remark on where they were measured.
+def exact_errors(teacher: Mapping[str, Any], intrinsic: str) -> tuple[list[tuple[str, str]], str]:
+    """A teacher's errors against exact ground truth as (label, number), and a remark on where they were measured.
 
     Entries that name another intrinsic ("depth RMS (m)" beside a normal probe) are left out.
     """
-    errors = probe["teacher"].get("exact_errors") or {}
-    intrinsic = probe["intrinsic"]["name"]
+    errors = teacher.get("exact_errors") or {}
     others = set(_WHAT) - {intrinsic}
     lines, remarks = [], []
     for key, value in errors.items():
@@ -252,24 +256,32 @@ def exact_errors(probe: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
     return lines, "; ".join(remarks)
 
 
-def teacher_error(probe: Mapping[str, Any]) -> str:
+def teacher_error(teacher: Mapping[str, Any], intrinsic: str) -> str:
     """The first of these errors in words, "5.14° mean angular error"; empty where nobody has measured any."""
-    lines, _ = exact_errors(probe)
+    lines, _ = exact_errors(teacher, intrinsic)
     return f"{lines[0][1]} {lines[0][0]}" if lines else ""
+
+
+def how_wrong(teacher: Mapping[str, Any], intrinsic: str, elsewhere: bool = False) -> str:
+    """A teacher with its error: "teacher scenes 1, 5.14° mean angular error against exact ground truth"; of one that is asked
+    `elsewhere` than it was measured, with where that was."""
+    error, (_, remark) = teacher_error(teacher, intrinsic), exact_errors(teacher, intrinsic)
+    where = f" ({remark.partition(';')[0]})" if remark and elsewhere else ""
+    return (f"teacher {teacher['name']} {teacher['version']}, "
+            + (f"{error} against exact ground truth{where}" if error else "no exact error known"))
 
 
 def teacher_line(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """Who was asked, how wrong that teacher is, by which protocol, on how many images."""
-    parts = []
+    parts, elsewhere = [], False
     if probe:
-        if probe["teacher"]["name"] == "exact":
-            parts.append("taught by exact ground truth")
-        else:
-            error = teacher_error(probe)
-            parts.append(f"teacher {probe['teacher']['name']} {probe['teacher']['version']}, "
-                         + (f"{error} against exact ground truth" if error else "no exact error known"))
+        intrinsic, elsewhere = probe["intrinsic"]["name"], _elsewhere(probe)
+        exact = probe["teacher"]["name"] == "exact"
+        parts.append("taught by exact ground truth" if exact else how_wrong(probe["teacher"], intrinsic, elsewhere))
     if judge(probe, metrics) != "the teacher":
-        parts.append(f"scored against {judge(probe, metrics)}")
+        other = metrics.get("judge")
+        known = probe and other and other["name"] != "exact"
+        parts.append(f"scored against {how_wrong(other, intrinsic, elsewhere) if known else judge(probe, metrics)}")
     parts.append(f"protocol {metrics['protocol']}")
     n = finite(primary(metrics).get("n"))
     seeds = metrics.get("seeds") or []

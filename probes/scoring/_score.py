@@ -26,6 +26,7 @@ from .._probe import Probe
 from .._rows import check_names, holding
 from ..data import Data, Sample, valid
 from ..metrics import EmptyMaskError, Protocol, aggregate, aggregate_skill, prepare_depth
+from ..report import how_wrong
 from ..teachers import Teacher
 from ._choice import AUTO, choose, which_data, which_intrinsic, which_samples
 from ._sources import Source, as_probe, check_apart, open_source
@@ -112,6 +113,8 @@ def score(source: str | Path | Probe | Teacher, data: str | Path | Data | None =
     notes = [*left, *notes]
     if data.made_by:
         notes.insert(0, f"the maps of {data.name} are labels of {data.made_by}, not the truth: figures tell agreement with it")
+    if probe is not None and not probe.untaught and probe.record["teacher"]["name"] != "exact":
+        notes.insert(0, f"the probe was taught by {how_wrong(probe.record['teacher'], about.name)}")
     together = at_once(opened.batch, device) if batch is None else batch
     batch = opened.batch if batch is None else batch
     threads, reporter = threads_for(data, threads), Reporter(quiet)

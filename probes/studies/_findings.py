@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ._base import Row, Study, StudyError, finished
 from ._folder import open_folder
-from ._page import _listed, _span, table
+from ._page import _listed, _span, table, taught
 from ._registry import get_study, studies
 from ._run import grid
 from ._uncovered import UNCOVERED
@@ -74,10 +74,12 @@ def findings(folder: str | Path, links_from: str | Path | None = None) -> str:
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS)
     if holding:
         counted += f" (of which {holding} hold{'s' * (holding == 1)} as far as run)"
+    wrong = taught(row for report in reports for row in finished(report.rows))
     return "\n\n".join([
         f"Of {len(kinds)} findings of the paper (arXiv 2311.17137): {counted}.",
         "Measured on the embedded generators, whose rooms have known maps, by rules that were fixed before the fits. "
-        "*Reproduced* is for a whole grid with all its seeds; where a rule holds for less, that is said and no more.",
+        "*Reproduced* is for a whole grid with all its seeds; where a rule holds for less, that is said and no more. "
+        f"Taught by {wrong}.",
         table(["the paper reports", "reproduced here if", "measured", "page"], lines),
         "Findings that no study covers:",
         table(["the paper reports", "why not testable here", "instead"], [(u.finding, u.why, u.instead) for u in UNCOVERED])])

@@ -21,9 +21,10 @@ from ._base import Row, Study, StudyError
 CONTROLS = ("latent", "rgb", "random", "crossed", "shuffled")
 _BEFORE = ("key", "study", "status", "failure")
 _AFTER = ("generator", "level", "family", "weights", "intrinsic", "teacher", "teacher_error", "against", "method", "rank",
-          "scope", "samples", "steps", "seed", "protocol", "metric", "n", "error", "error_low", "error_high", "trivial", "skill", "skill_low",
-          "skill_high", *(f"control_{name}" for name in CONTROLS), "frechet", "detector", "frechet_samples", "parameters",
-          "seconds", "steps_per_second", "peak_memory_mib", "wall_seconds", "fingerprint", "versions", "hardware")
+          "scope", "samples", "steps", "seed", "protocol", "metric", "n", "error", "error_low", "error_high", "trivial",
+          "skill", "skill_low", "skill_high", *(f"control_{name}" for name in CONTROLS), "frechet", "detector",
+          "frechet_samples", "parameters", "seconds", "steps_per_second", "peak_memory_mib", "wall_seconds", "fingerprint",
+          "versions", "hardware")
 _TEXT = {"key", "study", "status", "failure", "generator", "level", "family", "weights", "intrinsic", "teacher",
          "teacher_error", "against", "method", "scope", "protocol", "metric", "detector", "fingerprint", "versions", "hardware"}
 TIMING = ("seconds", "steps_per_second", "peak_memory_mib", "wall_seconds")

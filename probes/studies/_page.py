@@ -39,16 +39,16 @@ def _how(study: Study, rows: Sequence[Row], done: Sequence[Row], asked: Asked | 
     if done:
         text += (f" Pairs {_span(done, 'samples')}, optimiser steps {_span(done, 'steps')}, seeds {_span(done, 'seed')}, "
                  f"scored on {_span(done, 'n')} unseen images, protocol {_listed(done, 'protocol')}, taught by "
-                 f"{_taught(done)}, scored against {_listed(done, 'against')}. Made with "
+                 f"{taught(done)}, scored against {_listed(done, 'against')}. Made with "
                  f"{_listed(done, 'versions', '; ')} on {_listed(done, 'hardware', '; ')}.")
     return text + ("\n\nSkill is 1 − error / error of the average picture: 0 knows nothing beyond that, 1 makes no error. A "
                    "figure is the median over seeds; its interval reaches from the lowest to the highest end of the seeds' "
                    "own 95 % intervals, which are over images. Every fit is a row of rows.csv.")
 
 
-def _taught(rows: Sequence[Row]) -> str:
-    """Who taught, and how wrong each is: "scenes (itself off by 5.14° mean angular error on normal) and exact"."""
-    said = []
+def taught(rows: Iterable[Row]) -> str:
+    """Who taught, and how wrong each is: "exact and by scenes (whose own errors against exact maps are: normal 5.14° …)"."""
+    said, rows = [], list(rows)
     for teacher in sorted({r["teacher"] for r in rows if r["teacher"]}):
         errors = {r["intrinsic"]: r["teacher_error"] for r in rows if r["teacher"] == teacher and r["teacher_error"]}
         listed = ", ".join(f"{intrinsic} {error}" for intrinsic, error in errors.items())

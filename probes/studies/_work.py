@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._files import OutputError
-from ..report._text import teacher_error
+from ..report import teacher_error
 from ._base import Cell, Row
 from ._folder import CONTROLS
 
@@ -72,8 +72,8 @@ def score(cell: Cell, place: Path, device: str) -> Row:
     speed = training.get("steps_per_second") or (request["steps"] / seconds if seconds else None)
     return dict(
         family=generator["family"], fingerprint=generator["fingerprint"], weights=generator["weights"],
-        teacher=record["teacher"]["name"], teacher_error=teacher_error(record).replace("\xa0", " ") or None,
-        against=metrics["against"].partition(" ")[0],
+        teacher=record["teacher"]["name"], against=metrics["against"].partition(" ")[0],
+        teacher_error=teacher_error(record["teacher"], request["intrinsic"]).replace("\xa0", " ") or None,
         **{name: request[name] for name in ("intrinsic", "method", "rank", "scope", "samples", "steps", "seed")},
         protocol=metrics["protocol"], metric=metrics["primary"], n=entry["n"], error=entry["value"], error_low=error_low,
         error_high=error_high, trivial=entry["trivial"]["value"], skill=entry["skill"], skill_low=skill_low,

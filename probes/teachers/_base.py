@@ -55,8 +55,9 @@ class Teacher(ABC):
         other intrinsics."""
         return "metric" if intrinsic == "depth" else ""
 
-    def exact_errors(self, intrinsic: str) -> dict[str, float] | None:
-        """Its own error against exact ground truth, {what: value}, or None where nobody has measured it."""
+    def exact_errors(self, intrinsic: str) -> dict[str, float | str] | None:
+        """Its own error against exact ground truth, {what: value}, with remarks on where that was measured as text; None where
+        nobody has measured it."""
         return None
 
     @property

@@ -109,6 +109,10 @@ class Labels(Teacher):
         except (FileNotFoundError, KeyError) as error:
             raise ValueError(f"labels: {self.folder / TABLE} is missing or damaged; label the images again") from error
 
+    def exact_errors(self, intrinsic: str) -> dict[str, float | str] | None:
+        """Those of the teacher that gave the labels, where its folder tells them."""
+        return self.manifest["intrinsics"][intrinsic].get("exact_errors")
+
     def label(self, image: Tensor, intrinsic: str) -> Tensor:
         raise TypeError(f"teacher: {self.name} goes by an image's number, not by its pixels; use label_indexed")
 

@@ -45,8 +45,8 @@ class ScenesTeacher(Teacher):
     def options(self, intrinsic: str) -> dict:
         return dict(near=DEPTH_RANGE[0], far=DEPTH_RANGE[1]) if intrinsic == "depth" else {}
 
-    def exact_errors(self, intrinsic: str) -> dict[str, float]:
-        return {k: v for k, v in self.card["exact_errors"].items() if k.startswith(intrinsic)}
+    def exact_errors(self, intrinsic: str) -> dict[str, float | str]:
+        return {k: v for k, v in self.card["exact_errors"].items() if k.startswith(intrinsic) or isinstance(v, str)}
 
     @property
     def fingerprint(self) -> str:

@@ -63,8 +63,8 @@ class ParadigmsTeacher(Teacher):
         return decompose(self.network, (image.to(device, torch.float32).clamp(-1, 1) + 1) / 2, self.averaging,
                          self.resolution)[intrinsic]
 
-    def exact_errors(self, intrinsic: str) -> dict[str, float]:
-        return {k: v for k, v in self.card["exact_errors"].items() if k.startswith(intrinsic)}
+    def exact_errors(self, intrinsic: str) -> dict[str, float | str]:
+        return {k: v for k, v in self.card["exact_errors"].items() if k.startswith(intrinsic) or isinstance(v, str)}
 
     @property
     def fingerprint(self) -> str:
