@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ._files import atomic, cache_folder, file_sha256
+from ._files import OutputError, atomic, cache_folder, file_sha256
 
 BLOCK = 1 << 20
 ATTEMPTS = 4
@@ -82,6 +82,7 @@ def fetch(
         OfflineError: the server cannot be reached, and the file is not in the cache.
         ChecksumError: the file has another hash.
         DownloadError: the server refuses, or the connection keeps breaking; what has arrived is kept.
+        OutputError: the cache cannot be written: a full disk, a read-only folder and the like; what has arrived is kept.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"url={url!r}: expected http:// or https://; open a local file by its path instead")
@@ -90,12 +91,14 @@ def fetch(
     path = cached_path(url, filename, cache_dir)
     if path.exists():  # complete, for it got its name last
         return _checked(path, (sha256 or _recorded(path) or "").lower() or None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(_beside(path, ".lock")):
+    part = _beside(path, ".part")
+    with _storing(part):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(_beside(path, ".lock"), "ab")
+    with _locked(lock):
         expected = (sha256 or _recorded(path) or "").lower() or None
         if path.exists():  # another process was quicker
             return _checked(path, expected)
-        part = _beside(path, ".part")
         with _reporter(progress, path.name) as report:
             _download(url, part, path, expected, report, timeout)
         found = file_sha256(part)
@@ -106,14 +109,26 @@ def fetch(
                 "on the way changed it, or its publisher did: if you trust that, correct the sha256 argument, or "
                 f"delete {_beside(path, '.sha256')} where the expectation came from there."
             )
-        _record(path, found)
-        os.replace(part, path)
-        _discard(part)
+        with _storing(part):
+            _record(path, found)
+            os.replace(part, path)
+            _discard(part)
         return path
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def _storing(part: Path) -> Iterator[None]:
+    """Where the block cannot write: an OutputError that names `part`, what gives downloads another place, and what is kept."""
+    try:
+        yield
+    except OSError as error:
+        kept = f"; {_size(part)} bytes have arrived and are kept, calling again goes on from there" if _size(part) else ""
+        raise OutputError(error.errno, f"{error.strerror or error} (downloads are kept below PROBES_CACHE{kept})",
+                          str(part)) from error
 
 
 def _discard(part: Path) -> None:
@@ -142,7 +157,7 @@ def _checked(path: Path, expected: str | None) -> Path:
             f"{path} has sha256 {found}, expected {expected}: it is damaged or was replaced. Delete it and call again."
         )
     if _recorded(path) != found:
-        with suppress(PermissionError):  # a cache that is only read, and shared
+        with suppress(OSError):  # a cache that is only read, and shared, or full
             _record(path, found)
     return path
 
@@ -217,10 +232,11 @@ def _attempt(url: str, part: Path, report: Progress, timeout: float) -> None:
             length = response.headers.get("Content-Length")
             have, total = 0, int(length) if length and length.isdigit() else None
         note = {"url": url, "size": total, **{key.lower(): value for key, value in version.items()}}
-        with atomic(_beside(part, ".json")) as temporary:
-            temporary.write_text(json.dumps(note))
-        with open(part, "ab" if have else "wb") as file:
-            _copy(response, file, have, total, report)
+        with _storing(part):  # of the network's errors, none leaves `_copy` as an OSError
+            with atomic(_beside(part, ".json")) as temporary:
+                temporary.write_text(json.dumps(note))
+            with open(part, "ab" if have else "wb") as file:
+                _copy(response, file, have, total, report)
 
 
 def _copy(response: Any, file: BinaryIO, have: int, total: int | None, report: Progress) -> None:
@@ -265,9 +281,9 @@ def _total(content_range: str | None) -> int | None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _locked(file: BinaryIO) -> Iterator[None]:
     """Held by one process at a time; the system releases it when a process ends, however it ends."""
-    with open(path, "ab") as file:
+    with file:
         if sys.platform == "win32":
             import msvcrt
 

@@ -1,12 +1,25 @@
-"""Files that exist complete or not at all, their hashes, and where what can be made again is kept."""
+"""Files that exist complete or not at all, an error that says which could not be written and why, the files' hashes, and where
+what can be made again is kept."""
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class OutputError(OSError):
+    """A file could not be written; `str()` is one line that names the path, the reason and what to do."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}; free some space or choose another folder"
 
 
 def cache_folder(part: str) -> Path:
@@ -47,6 +60,37 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder that refused the file may refuse this too; the first error is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file that becomes `path`, whose folder is created, when the block succeeds; for data that comes in parts.
+
+    Raises OutputError, an OSError with its errno and filename, for a full disk, a read-only folder and the like, also where
+    the block meets them. What stood at `path` is then as it was, and no temporary file is left.
+    """
+    try:
+        with atomic(path) as temporary:
+            yield temporary
+    except OSError as error:
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))  # by mkdir: a file stands where a folder should
+        reason = "its folder is a file" if blocked else error.strerror or str(error)
+        raise OutputError(error.errno, reason, str(path)) from error
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors as `writing` does, with `metadata` as its header's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with writing(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, dict(metadata))
+        except SafetensorError as error:        # is no OSError, also where the system refused
+            refused = re.search(r"([^:]+) \(os error (\d+)\)", str(error))
+            if refused is None:
+                raise
+            raise OSError(int(refused[2]), refused[1].strip()) from error
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,18 +3,16 @@
 A bank holds, for a run of seeds (or of images, by their number), the generator's state (everything before the adapted part),
 the encoded target and, for training in another space than pixels, the target there. It
 lives in a folder named by the fingerprints of all that made it, so a second fit on the same pairs starts at once, and
-a change in any of them makes another bank. Building is resumable, and two processes that want the same bank build it
-once: the second waits.
+a change in any of them makes another bank. Building is resumable (`_bank_part`), and two processes that want the same bank
+build it once: the second waits.
 """
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +26,8 @@ from generators import Generator, State
 from generators._files import cache_folder, file_sha256
 
 from . import _depth
-from ._files import OutputError, write_bytes_atomically, write_text_atomically
+from ._bank_part import Part, check_seal, json_sha256, storing
+from ._files import OutputError
 from ._intrinsics import Intrinsic
 from .data import Data
 from .teachers import Teacher
@@ -80,7 +79,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:32]
+        return _key(self.identity())
 
     @property
     def seeds(self) -> range:
@@ -121,6 +120,10 @@ class Request:
         target = self.generator.to_target(torch.where(missing, mean, encoded), seeds)
         spoilt = F.max_pool2d(F.adaptive_max_pool2d(missing.float(), target.shape[2:]), 3, 1, 1) > 0
         return target.masked_fill(spoilt.to(target.device), torch.nan)
+
+
+def _key(identity: dict) -> str:
+    return json_sha256(identity)[:32]
 
 
 @torch.no_grad()
@@ -206,7 +209,7 @@ def open_bank(request: Request, folder: str | Path | None = None, batch: int | N
     with _held(target):
         if not (target / "manifest.json").exists():
             _build(request, target, batch or batch_size(request.generator), progress)
-        return _verified(target)
+        return _verified(target, request)
 
 
 def _held(target: Path) -> AbstractContextManager:
@@ -214,7 +217,7 @@ def _held(target: Path) -> AbstractContextManager:
     that is read-only, a full disk) it is used without."""
     lock = target.with_suffix(".lock")
     try:
-        with _storing(lock):
+        with storing(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
             return FileLock(lock).acquire()
     except OutputError:
@@ -223,28 +226,11 @@ def _held(target: Path) -> AbstractContextManager:
         raise
 
 
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    """Where the block meets a full disk, a read-only folder and the like: an OutputError that names the file, else `path`,
-    and what gives banks another place."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(error.errno, f"{error.strerror or error} (banks are kept below PROBES_CACHE)",
-                          str(error.filename or path)) from error
-
-
 def _build(request: Request, target: Path, batch: int, progress: Callable[[int, int], None] | None) -> None:
-    part = target.with_suffix(".part")
-    mark = part / "progress.json"
-    done, cut = _begun(mark)
-    if not done:
-        shutil.rmtree(part, ignore_errors=True)
-        with _storing(part):
-            part.mkdir(parents=True)
-    arrays: dict[str, np.ndarray] = {}
     total = request.samples
-    for start in range(done, total, batch):
+    part = Part(target.with_suffix(".part"), total)
+    cut = part.cut
+    for start in range(part.done, total, batch):
         stop = min(start + batch, total)
         seeds = request.seeds[start:stop]
         state, encoded, share = request.pairs(seeds)
@@ -253,83 +239,57 @@ def _build(request: Request, target: Path, batch: int, progress: Callable[[int, 
         values["target"] = encoded.cpu().numpy().astype(request.dtype)
         if request.latents:
             values[_LATENT] = request.in_output_space(encoded, seeds).cpu().numpy()
-        for name, value in values.items():
-            if name not in arrays:
-                path = part / f"{name}.npy"
-                with _storing(path):
-                    arrays[name] = (np.lib.format.open_memmap(path, "r+") if start else
-                                    _allocate(path, value.dtype, (total, *value.shape[1:])))
-            arrays[name][start:stop] = value
-        if stop == total or (start // batch) % 8 == 7:      # a killed build goes on from here
-            with _storing(part):
-                for array in arrays.values():
-                    array.flush()
-                write_text_atomically(mark, json.dumps({"done": stop, "cut": cut}))
+        part.write(start, values)
+        if stop == total or (start // batch) % 8 == 7:
+            part.keep(stop, cut)
         if progress:
             progress(stop, total)
-    arrays = {p.stem: np.load(p, mmap_mode="r") for p in part.glob("*.npy") if p.stem != "mean"}
-    blocks = range(0, total, 256)
-    sums = sum(np.nansum(arrays["target"][i:i + 256], 0, np.float64) for i in blocks)
-    known = sum((~np.isnan(arrays["target"][i:i + 256])).sum(0) for i in blocks)
-    if not known.any():
-        arrays.clear()
-        shutil.rmtree(part)             # its maps may be mended under the same name
+    mean = part.mean()
+    if mean is None:
+        part.discard()                  # its maps may be mended under the same name
         raise BankError(f"teacher: {request.teacher.name} gave no pixel of {total} images a value for "
                         f"{request.intrinsic.name}; mend the teacher, or the files that its maps come from")
-    mean = io.BytesIO()
-    np.save(mean, (sums / np.maximum(known, 1)).astype(np.float32))     # 0 where no image has a value
-    with _storing(part):
-        write_bytes_atomically(part / "mean.npy", mean.getvalue())
-    files = {p.name: file_sha256(p) for p in sorted(part.glob("*.npy"))}
-    manifest = dict(identity=request.identity(), cut=cut / total, files=files,
-                    teacher=f"{request.teacher.name} {request.teacher.version}",
-                    arrays={n: dict(shape=list(a.shape), dtype=str(a.dtype)) for n, a in arrays.items()})
-    with _storing(target):
-        write_text_atomically(part / "manifest.json", json.dumps(manifest, indent=2))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
-        (target / mark.name).unlink()
+    part.finish(target, mean, dict(identity=request.identity(), cut=cut / total,
+                                   teacher=f"{request.teacher.name} {request.teacher.version}"))
 
 
-def _begun(mark: Path) -> tuple[int, float]:
-    """(pairs that are safe in a part of a bank, what was cut off of them); none where nothing readable says so."""
+def _verified(folder: Path, request: Request) -> Bank:
+    path, advice = folder / "manifest.json", f"delete {folder} and run again to rebuild it"
     try:
-        about = json.loads(mark.read_text())
-        return int(about["done"]), float(about["cut"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0.0
-
-
-def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A new memory map whose space on disk is taken now: a full disk must be an error, not a crash later."""
-    array = None
-    try:
-        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        if hasattr(os, "posix_fallocate"):
-            with open(path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-    except OSError:
-        del array
-        with suppress(OSError):         # a folder that cannot be written refuses this too; the first error is the one to tell
-            path.unlink(missing_ok=True)
-        raise
-    return array
-
-
-def _verified(folder: Path) -> Bank:
-    advice = f"delete {folder} and run again to rebuild it"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        files = dict(manifest["files"])
+        manifest = json.loads(path.read_text())
+        files, identity = dict(manifest["files"]), manifest["identity"]
         if not {"target.npy", "mean.npy", *(f"{name}.npy" for name in manifest["arrays"])} <= set(files):
             raise KeyError("files")
     except (ValueError, KeyError, TypeError) as error:
-        raise BankError(f"bank: {folder / 'manifest.json'} is damaged; {advice}") from error
+        raise BankError(f"bank: {path} is damaged; {advice}") from error
+    try:
+        if "sha256" in manifest:        # banks of before have none, and are told from others by their identity alone
+            check_seal(manifest)
+        if _key(identity) != request.key:
+            raise ValueError("its identity is another bank's")
+    except ValueError as error:
+        raise BankError(f"bank: {path} was altered since it was written; {advice}") from error
     for name, digest in files.items():
         path = folder / name
-        if not path.exists() or file_sha256(path) != digest:
+        if not path.exists() or _sha256(path) != digest:
             raise BankError(f"bank: {path} was truncated or altered since it was written; {advice}")
     return Bank(folder, manifest)
+
+
+_seen: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+
+def _sha256(path: Path) -> str:
+    """`file_sha256`, remembered as long as nobody touches the file: a fit opens its banks several times."""
+    about = path.stat()
+    mark = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    found, digest = _seen.get(path, (None, ""))
+    if found != mark:
+        recent = time.time() - about.st_mtime < 2       # a file system may count in steps of two seconds
+        digest = file_sha256(path)
+        if not recent:
+            _seen[path] = mark, digest
+    return digest
 
 
 def _map(folder: Path, name: str, spec: dict) -> np.ndarray:

@@ -42,23 +42,24 @@ class Reporter:
 
             def update(done: int, total: int, note: str = "") -> None:
                 nonlocal task
-                if task is None:
+                if task is None:            # rich times from the first update on that adds something, whatever that is
                     task = progress.add_task(what, total=total, completed=done - 1, note=note)
                 progress.update(task, completed=done, note=note)
 
             yield update
 
     def _lines(self, what: str) -> Callable[[int, int, str], None]:
-        began, first, last = time.monotonic(), None, time.monotonic()
+        began, last = None, time.monotonic()
 
         def update(done: int, total: int, note: str = "") -> None:
-            nonlocal first, last
-            first = done if first is None else first
+            nonlocal began, last
             now = time.monotonic()
+            began = began or (now, done)            # what was done before the first call took nobody knows how long
             if done == total or now - last > 15:
-                rate = (done - first + 1) / max(now - began, 1e-9)
-                left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-                self.say(f"{what}: {done}/{total}, {rate:.3g}/s{left} {note}".rstrip())
+                rate = (done - began[1]) / (now - began[0]) if done > began[1] and now > began[0] else None
+                speed = "" if rate is None else f", {rate:.3g}/s"
+                left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+                self.say(f"{what}: {done}/{total}{speed}{left} {note}".rstrip())
                 last = now
 
         return update

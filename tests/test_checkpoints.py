@@ -1,5 +1,6 @@
 """Reading generators from every form they are published in."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -11,9 +12,10 @@ import make_taming
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from generators._files import OutputError
 from generators.checkpoints import (
     CheckpointError,
     UnsafePickleError,
@@ -239,6 +241,24 @@ def test_conversion_is_complete_or_nothing(saved, tmp_path, monkeypatch):
     convert(path, out, overwrite=True)
     assert convert(out, tmp_path / "again.safetensors").config == read.config
     assert read_native(tmp_path / "again.safetensors").metadata == read.metadata
+
+
+@pytest.mark.parametrize(("function", "error", "code", "why"), [
+    ("safetensors.torch.save_file",
+     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+     errno.ENOSPC, "No space left on device"),
+    ("tempfile.mkstemp", PermissionError(errno.EACCES, "Permission denied", "/folder/.out.safetensors.k7x.tmp"),
+     errno.EACCES, "Permission denied")], ids=["full", "unwritable"])
+def test_a_file_that_cannot_be_written_is_named(saved, tmp_path, monkeypatch, function, error, code, why):
+    def refuse(*arguments, **options):
+        raise error
+
+    path, out = saved(make_pickles.ada_pickle(random_state(TINY), TINY)), tmp_path / "out.safetensors"
+    monkeypatch.setattr(function, refuse)
+    with pytest.raises(OutputError) as caught:
+        convert(path, out)
+    assert str(caught.value) == f"cannot write {out}: {why}; free some space or choose another folder"
+    assert caught.value.errno == code and [p.name for p in tmp_path.iterdir()] == ["network.pkl"]
 
 
 def test_a_native_file_keeps_extra_metadata_and_checks_shapes(tmp_path):

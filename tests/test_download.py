@@ -1,9 +1,12 @@
 """Fetching: interrupted, resumed, shared, checked, and impossible. The server is on 127.0.0.1."""
 
+import errno
 import hashlib
 import http.server
+import io
 import json
 import multiprocessing
+import os
 import re
 import socket
 import threading
@@ -14,6 +17,7 @@ import pytest
 from generators import _download
 from generators._download import ChecksumError, DownloadError, OfflineError, cached_path, fetch
 from generators._families import PACKAGES
+from generators._files import OutputError
 from generators._public import public
 
 DATA = bytes(range(256)) * 12_000  # three blocks
@@ -234,6 +238,44 @@ def test_a_refusal_says_so(server, status):
     with pytest.raises(DownloadError, match=rf"answers {status} .*(?s:.*)Fetch it by other means"):
         fetch(server.url)
     assert len(server.requests) == 1
+
+
+def test_a_disk_that_fills_is_named_and_what_has_arrived_is_kept(server, monkeypatch):
+    part = cached_path(server.url).with_name(cached_path(server.url).name + ".part")
+
+    class Small(io.FileIO):
+        """A file on a disk with room for a million bytes."""
+
+        def write(self, block):
+            if self.tell() + len(block) > 1_000_000:
+                super().write(block[:1_000_000 - self.tell()])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_download, "open", lambda path, mode: (Small if path == part else open)(path, mode), raising=False)
+        with pytest.raises(OutputError) as caught:
+            fetch(server.url, sha256=DIGEST)
+    assert str(caught.value) == (
+        f"cannot write {part}: No space left on device (downloads are kept below PROBES_CACHE; 1000000 bytes have arrived and "
+        "are kept, calling again goes on from there); free some space or choose another folder")
+    assert fetch(server.url, sha256=DIGEST).read_bytes() == DATA and server.requests == [None, "bytes=1000000-"]
+
+
+def test_a_cache_that_is_read_only_is_named_and_gives_what_it_holds(server, cache, monkeypatch):
+    def read_only(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    path = fetch(server.url)
+    path.with_name(path.name + ".sha256").unlink()
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    assert fetch(server.url) == path                    # noting its hash is a service
+    for owner, function in ((os, "mkdir"), (_download, "open")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, function, read_only, raising=False)
+            named = r"cannot write .*/net.pkl.part: Read-only file system \(downloads are kept below PROBES_CACHE\); free"
+            with pytest.raises(OutputError, match=named):
+                fetch(server.url, filename="net.pkl", cache_dir=cache / "new")
 
 
 def _fetch(url: str, queue) -> None:

@@ -19,6 +19,7 @@ from tiny import SMALL, Brightness
 
 import probes
 from generators._files import file_sha256
+from probes import _train
 
 HERE = Path(__file__).parent
 SCRIPT = """
@@ -206,6 +207,76 @@ def test_results_cut_short_are_completed_and_another_evaluation_needs_no_new_fit
     entry = more.last_evaluation.metrics["metrics"]["rms"]
     assert entry["n"] == 12 and set(entry["controls"]) == {"latent"}
     assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == fitted
+
+
+@pytest.fixture
+def taken_up(monkeypatch):
+    """The steps at which fits were taken up."""
+    steps, restore = [], _train._restore
+    monkeypatch.setattr(_train, "_restore", lambda *state: steps.append(restore(*state)) or steps[-1])
+    return steps
+
+
+def cut_short(error, **settings):
+    """A fit that ends in `error` once its first training state is kept."""
+    save = _train._save
+
+    def end(*state):
+        save(*state)
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_train, "_save", end)
+        with pytest.raises(type(error)):
+            probes.fit(FAMILIES["stylegan2"][0](), **settings)
+
+
+def test_a_fit_that_overwrites_is_taken_up_by_the_same_call(tmp_path, taken_up):
+    settings = {**SMALL, "evaluate": 0, "save_every": 0.0}
+    again = {**settings, "out": str(tmp_path / "run"), "overwrite": True}
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    probes.fit(FAMILIES["stylegan2"][0](), out=str(straight), **settings)
+    probes.fit(FAMILIES["stylegan2"][0](), **again)                                # a run to discard
+    for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
+        cut_short(error, **again)
+    probes.fit(FAMILIES["stylegan2"][0](), **again)
+    assert taken_up == [20, 40]
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in weights(straight).items())
+    cut_short(KeyboardInterrupt(), **again)                                     # of a finished one nothing is taken up,
+    cut_short(KeyboardInterrupt(), **{**again, "learning_rate": 0.02})          # nor of another,
+    (folder / "training-state").write_bytes(b"damaged")
+    with pytest.raises(probes.TrainingStateError, match="altered"):
+        probes.fit(FAMILIES["stylegan2"][0](), **{**again, "learning_rate": 0.02})
+    probes.fit(FAMILIES["stylegan2"][0](), **{**again, "learning_rate": 0.02})     # nor of one that cannot be gone on with
+    assert taken_up == [20, 40] and not (folder / ".overwriting").exists()
+
+
+def test_a_fit_that_was_cut_short_before_overwriting_was_asked_for_is_discarded(tmp_path, taken_up):
+    settings = {**SMALL, "evaluate": 0, "save_every": 0.0, "out": str(tmp_path)}
+    cut_short(KeyboardInterrupt(), **settings)
+    probes.fit(FAMILIES["stylegan2"][0](), **settings, overwrite=True)
+    assert taken_up == []
+
+
+def test_a_finished_run_in_a_folder_that_is_read_only_is_loaded(tmp_path, monkeypatch, capsys):
+    settings = {**SMALL, "steps": 4, "out": str(tmp_path / "run"), "quiet": False}
+    first, opened = probes.fit("stylegan2-scenes@760k", **settings), os.open
+
+    def read_only(path, *arguments, **options):
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    again = probes.fit("stylegan2-scenes@760k", **settings)
+    assert "this very run, finished: loaded, not fitted again" in " ".join(capsys.readouterr().out.split())
+    assert again.last_evaluation.metrics == first.last_evaluation.metrics
+    with pytest.raises(probes.RunError, match="holds a run with another steps"):
+        probes.fit("stylegan2-scenes@760k", **{**settings, "steps": 5})
+    about = tmp_path / "run" / "probe.json"
+    about.write_text(about.read_text().replace('"status": "finished"', '"status": "diverged"'))
+    with pytest.raises(probes.OutputError, match="cannot write .*run: Read-only file system; .*choose another folder"):
+        probes.fit("stylegan2-scenes@760k", **settings)
 
 
 def test_controls_are_checked_before_anything_is_scored(tmp_path):

@@ -1,5 +1,6 @@
 """LoRA files of the Stable Diffusion world: what is read and written draws what diffusers, or the formula, draws."""
 import copy
+import errno
 import os
 
 import make_sd_lora as forge
@@ -7,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from full_size import on_meta
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,6 +16,7 @@ import adapters
 from adapters.sd_files import fits, read_lora, write_lora
 from adapters.sd_files._names import decode, to_kohya
 from generators import Generator
+from generators._files import OutputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`", "ignore:LoRA adapter added to ConvNd")
 
@@ -179,11 +181,12 @@ def test_a_file_is_written_whole_or_not_at_all(pairs, tmp_path, monkeypatch):
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError("no space left")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match=f"cannot write {file}: No space left on device; free some space") as caught:
         write_lora(tmp_path, named(pairs), rank=3, alpha=4, overwrite=True)
+    assert caught.value.errno == errno.ENOSPC
     assert file.read_bytes() == before and os.listdir(tmp_path) == [file.name]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generators._files import atomic
+from generators._files import write_tensors
 
 from ._names import to_kohya
 from ._open import DIFFUSERS
@@ -38,10 +38,9 @@ def write_lora(path: str | os.PathLike, state: Mapping[str, Tensor], rank: int, 
         overwrite: replace an existing file
 
     Returns the file written. Raises ValueError for an unknown style, for a state that is no U-Net's of this rank, and for
-    metadata that is not text or has a reserved name; FileExistsError where there is such a file and `overwrite` is False.
+    metadata that is not text or has a reserved name; FileExistsError where there is such a file and `overwrite` is False;
+    OutputError, an OSError, where it cannot be written.
     """
-    from safetensors.torch import save_file
-
     if style not in STYLES:
         raise ValueError(f"style: expected {' or '.join(STYLES)}, got {style!r}")
     if isinstance(alpha, bool) or not math.isfinite(alpha):
@@ -71,8 +70,7 @@ def write_lora(path: str | os.PathLike, state: Mapping[str, Tensor], rank: int, 
             tensors[f"{name}.lora_up.weight"] = own[f"unet.{site}.lora_B.weight"]
             tensors[f"{name}.alpha"] = exact.float() if exact.float() == exact else exact.clone()
         extra |= {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(plain)}
-    with atomic(file) as temporary:
-        save_file(tensors, temporary, {"format": "pt", **extra})
+    write_tensors(file, tensors, {"format": "pt", **extra})
     return file
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .._files import atomic, file_sha256
+from .._files import file_sha256, write_tensors
 from ._checkpoint import Checkpoint, check_state
 from ._errors import CheckpointError
 
@@ -45,9 +45,8 @@ def write_native(
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
         CheckpointError: `state` does not fit `config`.
+        OutputError: it cannot be written: a full disk, a read-only folder and the like.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(
@@ -62,8 +61,7 @@ def write_native(
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     metadata = {"format": FORMAT, "version": VERSION, "family": family, "config": json.dumps(config),
                 DIGEST: _tensors_sha256(tensors), **extra}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
     return path
 
 

@@ -128,6 +128,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, overwrite: bool = Fa
     Raises:
         CheckpointError: `src` cannot be read or is of a family that is not supported.
         FileExistsError: `dst` exists and `overwrite` is False.
+        OutputError: `dst` cannot be written: a full disk, a read-only folder and the like.
     """
     if Path(dst).exists() and not overwrite:
         raise FileExistsError(f"{dst} exists; pass overwrite=True (--overwrite) to replace it, or choose another name.")
