@@ -230,7 +230,7 @@ def test_falling_back_is_said_once(monkeypatch, caplog):
         assert torch.equal(upfirdn2d(x, F4, padding=2), upfirdn2d(x, F4, padding=2))
         bias_act(x)
     assert [r.getMessage() for r in caplog.records] == [
-        "upfirdn2d and bias_act run in plain torch on cpu: no C++ compiler: c++ not found (set CXX)"]
+        "upfirdn2d, bias_act and filtered_lrelu run in plain torch on cpu: no C++ compiler: c++ not found (set CXX)"]
 
 
 def test_the_switch(monkeypatch):

@@ -99,7 +99,7 @@ def choose(device: str) -> Implementation:
         return native
     if name not in _reported:
         _reported.add(name)
-        logger.warning("upfirdn2d and bias_act run in plain torch on %s: %s", device, EXTENSIONS[name].failure)
+        logger.warning("upfirdn2d, bias_act and filtered_lrelu run in plain torch on %s: %s", device, EXTENSIONS[name].failure)
     return TORCH
 
 
