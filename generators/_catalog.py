@@ -70,7 +70,7 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         generator: a name of the catalog, the path of a checkpoint, or a Generator, which is returned as it is
         weights: "pretrained"; "random" or "random:SEED" for the control with fresh weights; "crossed" or
             "crossed:SEED" for trained latents in front of a fresh network
-        device: where the network goes
+        device: where the network goes: cpu, cuda, cuda:1, …, or auto for a GPU where there is one
         config: what a checkpoint is that does not say so itself: the .yaml of one of taming's, where that does not lie beside
             it; for a single file of Stable Diffusion "sd15", "sd21-base", "sd21" or a diffusers folder
         revision: branch, tag or commit of a model on the hub; by default its newest
@@ -79,8 +79,14 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
 
     Raises:
         UnknownNameError: neither a known name nor a file
+        ValueError: weights, a device or an option that does not exist
         CheckpointError, OfflineError: see `generators.checkpoints` and `generators._download`
     """
+    place = _device(device)
+    kind, _, seed = weights.partition(":")
+    if kind not in ("pretrained", "random", "crossed") or (seed and (kind == "pretrained" or not seed.isdigit())):
+        raise ValueError(f"weights: expected 'pretrained', 'random', 'random:SEED', 'crossed' or 'crossed:SEED', "
+                         f"got {weights!r}")
     if isinstance(generator, Generator):
         if fixed := [*options, *(k for k, v in dict(config=config, revision=revision, variant=variant).items() if v)]:
             raise ValueError(f"generator_options: {', '.join(fixed)} cannot be changed on a generator that is already built; "
@@ -99,17 +105,22 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         # A family may know configurations by name, as Stable Diffusion's "sd21": only of a path the place is fixed.
         config = str(Path(config).resolve() if Path(config).exists() else config) if config else None
         origin = {k: v for k, v in dict(config=config, revision=revision, variant=variant).items() if v is not None}
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
-    kind, _, seed = weights.partition(":")
-    if kind not in ("pretrained", "random", "crossed") or (seed and (kind == "pretrained" or not seed.isdigit())):
-        raise ValueError(f"weights: expected 'pretrained', 'random', 'random:SEED', 'crossed' or 'crossed:SEED', "
-                         f"got {weights!r}")
     if kind != "pretrained":
         built = (built.randomised if kind == "random" else built.crossed)(int(seed or 0))
         built.weights = f"{kind}:{int(seed or 0)}"
     built.address, built.origin = address, origin
-    return built.to(device)
+    return built.to(place)
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    """Raises ValueError for a device that torch does not know, and for a GPU where there is none."""
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected 'cpu', 'cuda', a GPU by its number as 'cuda:1', or 'auto', got {asked!r}") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
+    return place
 
 
 def _check_options(kind: type[Generator], family: str, options: dict) -> None:

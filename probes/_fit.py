@@ -8,6 +8,8 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 import adapters
 import generators
 from generators import Generator
@@ -26,7 +28,7 @@ from ._settings import Settings, check_arguments, default_folder
 from ._tracking import Tracker, check_report_to, start_tracker
 from ._train import DivergedError, Schedule, train
 from .data import Data, default_data, get_data
-from .teachers import Teacher, default_teacher, get_teacher
+from .teachers import Teacher, default_teacher, get_teacher, teachers
 
 FIRST_TRAINING_SEED = 1_000_000
 
@@ -131,6 +133,8 @@ def fit(
                            dict(rank=rank, samples=samples, steps=steps, batch=batch, accumulate=accumulate), learning_rate,
                            evaluate, seed)
     check_report_to(report_to)
+    intrinsic = get_intrinsic(intrinsic)
+    _check_teachers(teacher, against)
     processes = join(device)
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes),
                      accumulated(accumulate, processes), save_every)
@@ -149,7 +153,7 @@ def fit(
         if prompt is not None and not built.reads_text:
             raise ValueError(f"prompt: {built.name} reads no text; leave prompt out")
         images = _data(data, built)
-        bound, teacher = _bound(get_intrinsic(intrinsic), teacher, built, images, encoding, manner)
+        bound, teacher = _bound(intrinsic, teacher, built, images, encoding, manner)
         if against is not None:
             get_teacher(against, bound.name, images)
         given = dict(samples=samples, steps=steps, batch=batch, learning_rate=learning_rate)
@@ -188,7 +192,7 @@ def fit(
                     if evaluate:
                         _evaluate(probe, generator, teacher, settings, folder, manner, tracker)
             if processes.main:
-                (folder / "training-state").unlink(missing_ok=True)
+                _forget_state(folder)
             if evaluate:
                 from .report import result_table
 
@@ -197,11 +201,25 @@ def fit(
     return probe
 
 
+def _forget_state(folder: Path) -> None:
+    """Removes the training state of a finished fit; a read-only folder refuses even where there is none."""
+    if (folder / "training-state").exists():
+        (folder / "training-state").unlink()
+
+
 def _check_controls(built: Generator, controls: Sequence[str]) -> None:
     trained = sorted(set(controls) & set(UNTRAINED))
     if built.weights != "pretrained" and trained:
         raise ValueError(f"controls: {', '.join(trained)} compare with untrained networks, and this generator's weights are "
                          f"{built.weights} already; ask for them on the pretrained one")
+
+
+def _check_teachers(*given: str | Teacher | None) -> None:
+    """Raises UnknownNameError for a name that is no teacher's, whatever the generator and the data are."""
+    known = {"auto", *teachers()}
+    for name in given:
+        if isinstance(name, str) and name not in known and f"{name.partition(':')[0]}:…" not in known:
+            get_teacher(name)
 
 
 def _bound(intrinsic: Intrinsic, teacher: str | Teacher, generator: Generator, images: Data | None,
@@ -273,10 +291,15 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
              settings: Settings, folder: Path, manner: _Manner, tracker: Tracker) -> Probe:
     processes = manner.processes
     request = _pairs(generator, source, intrinsic, teacher, images, settings)
-    bank = _bank(request, manner)
     adapter = adapters.build(settings.method, generator, free_name(generator, intrinsic.name), settings.prompt,
                              settings.method_options, scope=settings.scope, rank=settings.rank, alpha=settings.alpha,
                              seed=settings.seed)
+    try:
+        _read_prompt(adapter)               # what cannot be fitted is to be known before anything is labelled
+        bank = _bank(request, manner)
+    except BaseException:
+        adapter.remove()
+        raise
     record = start_record(generator, intrinsic, teacher, images, adapter, settings, request)
     record["training"] |= dict(processes=processes.count, accumulate=manner.accumulate)
     probe = Probe(generator, adapter, intrinsic, record, source, teacher, images)
@@ -301,6 +324,14 @@ def _fit_one(generator: Generator, source: Generator | None, intrinsic: Intrinsi
     if processes.main:
         probe.save(folder)
     return probe
+
+
+def _read_prompt(adapter: adapters.Adapter) -> None:
+    """Raises what the generator says of a prompt that it cannot read; adapters that see the finished picture tell it none."""
+    generator = adapter.generator
+    if generator.reads_text and adapter.output_space == generator.output_space and hasattr(generator, "context"):
+        with adapter.active(), torch.no_grad():
+            generator.context(1)
 
 
 def _loaded(folder: Path, generator: Generator, source: Generator | None, intrinsic: Intrinsic, teacher: Teacher,
@@ -359,5 +390,5 @@ def _trained_controls(probe: Probe, generator: str | Generator, teacher: Teacher
         except DivergedError as error:
             manner.reporter.say(f"control: {name} is left out, it diverged: {error}")
         if processes.main:
-            (place / "training-state").unlink(missing_ok=True)
+            _forget_state(place)
     return found

@@ -220,8 +220,9 @@ def _learn(adapter: Adapter, bank: Bank | Shuffled, intrinsic: Intrinsic, shares
         total += value / len(shares)
         if not math.isfinite(value):
             return total
-        # A mean over pixels would fall below fp16's range in the half-precision layers of a GPU.
-        half = generator.device.type == "cuda" or processes.mixed_precision == "fp16"
+        # A mean over pixels would fall below fp16's range, in which a GPU may run some layers whatever the weights are.
+        half = (generator.device.type == "cuda" or processes.mixed_precision == "fp16"
+                or any(p.dtype == torch.float16 for p in generator.network.parameters()))
         scale = 2.0 ** round(math.log2(prediction[0].numel())) if half else 1.0
         (loss * (scale / len(shares))).backward()
     if scale != 1:
@@ -251,7 +252,7 @@ def _peak(device: torch.device) -> float:
 def _diverged(what: str, value: float, step: int, schedule: Schedule) -> DivergedError:
     return DivergedError(f"the {what} is {value} at step {step}; the adapter is kept as it last was with a finite one. Try a "
                          f"smaller learning_rate (it was {schedule.learning_rate:g}), for instance "
-                         f"{schedule.learning_rate / 10:g}, or a larger batch")
+                         f"{schedule.learning_rate / 10:g}, or a larger batch, with another out or overwrite=True")
 
 
 def _save(path: Path, identity: str, parameters: dict, optimiser: torch.optim.Adam, step: int,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from families import FAMILIES
 from make_sd import PARTS, weights, write_folder, write_original
 from safetensors.torch import load_file, save_file
@@ -78,6 +79,26 @@ def test_a_configuration_is_a_name_of_the_familys_or_a_path(monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     for given, kept in (("sd21", "sd21"), ("folder", str(tmp_path / "folder"))):
         assert generators.load("model.safetensors", config=given).origin == {"config": kept}
+
+
+def test_a_folder_says_itself_what_it_is(tmp_path):
+    write_folder(tmp_path / "sd")
+    with pytest.raises(CheckpointError, match="^config: .*sd is a diffusers folder, .*leave config out"):
+        generators.load(tmp_path / "sd", config="sd21")
+
+
+def test_devices_by_name(monkeypatch):
+    sought = "cuda" if torch.cuda.is_available() else "cpu"
+    assert generators.load("stylegan2-scenes@16k", device="auto").device.type == sought
+    monkeypatch.setattr(_catalog, "_locate", lambda *given: 1 / 0)      # nothing is looked for before that is known
+    for device in ("gpu", "cuda:first", None):
+        with pytest.raises(ValueError, match=f"^device: expected 'cpu', 'cuda', .* or 'auto', got {device!r}"):
+            generators.load("sd-v1-5", device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="^device: cuda was asked for, .*use device='cpu' or 'auto'"):
+        generators.load("sd-v1-5", device="cuda:1")
+    with pytest.raises(ValueError, match="^weights: expected 'pretrained'"):
+        generators.load("sd-v1-5", "trained")
 
 
 def test_which_weights_of_a_folder_are_read_is_recorded(tmp_path):

@@ -16,6 +16,8 @@ from probes.cli._spelling import spelled
     (["predict", "run", "--", "--x-y", "--small"], ["predict", "run", "--", "--x-y", "--small"]),
     (["study", "rank", "--reuse", "a", "--small", "--reuse=b"], ["study", "rank", "--small", "true", '--reuse=["a", "b"]']),
     (["study", "--reuse", "[a, b]", "rank"], ["study", "rank", '--reuse=["a", "b"]']),
+    (["predict", "run", "--formats", "exr", "a.png"], ["predict", "run", "a.png", '--formats=["exr"]']),
+    (["predict", "run", "--formats", "[npy, exr]"], ["predict", "run", '--formats=["npy", "exr"]']),
     (["list", "methods"], ["list", "methods"]), ([], [])],
     ids=str)
 def test_one_spelling(written, read):
@@ -30,3 +32,12 @@ def test_the_command_understands_them(monkeypatch):
     assert given["a"][:3] == ("rank", None, True) and given["a"][5] == "rank=2" and given["a"][7] is True
     with pytest.raises(SystemExit):
         cli.main(["study", "rank", "--smaller"])
+
+
+def test_one_format_needs_no_list(monkeypatch):
+    given = []
+    monkeypatch.setattr("probes._probe.load", lambda *a, **b: None)
+    monkeypatch.setattr("probes.cli._runs._predict_photos", lambda *a: given.append(a))
+    assert cli.main(["predict", "run", "a.png", "--formats", "exr"]) == 0
+    assert cli.main(["predict", "run", "a.png", "--formats", "exr", "--formats", "npy"]) == 0
+    assert [(a[1], a[3]) for a in given] == [(["a.png"], ["exr"]), (["a.png"], ["exr", "npy"])]

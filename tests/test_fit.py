@@ -2,6 +2,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 from families import FAMILIES
-from tiny import SMALL
+from tiny import SMALL, Brightness
 
 import adapters
 import generators
 import probes
+from probes import cli
 from probes._settings import Settings, default_folder
 
 
@@ -76,6 +78,17 @@ def test_load_predicts_the_same_and_generator_stays_untouched(run):
     assert torch.equal(loaded.generator.forward(state), plain.forward(state))
     again = loaded.evaluate(8)
     assert again.skill == pytest.approx(probe.last_evaluation.skill, abs=1e-6)
+
+
+def test_a_probe_goes_where_there_is_a_device(run, tmp_path, capsys):
+    folder, _ = run
+    sought = "cuda" if torch.cuda.is_available() else "cpu"
+    assert probes.load(folder, device="auto").generator.device.type == sought
+    again = shutil.copytree(folder, tmp_path / "run")
+    assert cli.main(["predict", str(again), "--seeds", "2", "--device", "auto", "--output", str(tmp_path / "a.png")]) == 0
+    assert cli.main(["evaluate", str(again), "--seeds", "4", "--controls", "[]", "--device", "auto"]) == 0
+    assert cli.main(["predict", str(again), "--device", "gpu"]) == 1
+    assert "device: expected 'cpu', 'cuda', a GPU by its number" in capsys.readouterr().err
 
 
 def test_several_probes_share_a_generator(run, tmp_path):
@@ -233,6 +246,42 @@ def test_a_generator_of_the_users_own(tmp_path):
 def test_bad_input_names_the_argument(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         probes.fit(**{"generator": "stylegan2-scenes@760k", **SMALL, "out": str(tmp_path), **change})
+
+
+@pytest.mark.parametrize("change", [dict(intrinsic="shadng"), dict(teacher="brightnes"), dict(against="brightnes"),
+                                    dict(teacher="lables:maps"), dict(device="gpu"), dict(weights="trained")], ids=str)
+def test_names_are_checked_before_a_generator_is_fetched(change, tmp_path, monkeypatch):
+    monkeypatch.setattr("generators._catalog._locate", lambda *given: 1 / 0)
+    with pytest.raises(ValueError, match=f"^{next(iter(change)).replace('against', 'teacher')}: "):
+        probes.fit("sd-v1-5", **{**SMALL, "out": str(tmp_path), **change})
+
+
+class Unasked(Brightness):
+    def label(self, image, intrinsic):
+        raise AssertionError("something was labelled")
+
+
+@pytest.mark.parametrize(("family", "change", "message"), [
+    ("stable-diffusion", dict(prompt="roughness map"), "prompt: 'roughness' .* is no word"),
+    ("stable-diffusion", dict(method="prompt", prompt="roughness"), "prompt: 'roughness' .* is no word"),
+    ("stylegan2", dict(scope="affin"), "has no scope 'affin'"),
+])
+def test_what_cannot_be_fitted_is_known_before_anything_is_labelled(family, change, message, tmp_path):
+    generator = FAMILIES[family][0]()
+    small = {k: v for k, v in SMALL.items() if k not in ("steps", "rank")}
+    with pytest.raises(ValueError, match=message):
+        probes.fit(generator, out=str(tmp_path), **{**small, "teacher": Unasked(), **change})
+    assert not adapters.names_on(generator)
+
+
+def test_a_missing_tokenizer_is_known_before_anything_is_labelled(tmp_path):
+    generator = FAMILIES["stable-diffusion"][0]()
+    generator.network.config = replace(generator.network.config, vocabulary=None)
+    with pytest.raises(ValueError, match="tokenizer: this checkpoint holds no tokenizer"):
+        probes.fit(generator, out=str(tmp_path), **{**SMALL, "teacher": Unasked()})
+    assert not adapters.names_on(generator)
+    pixels = {k: v for k, v in SMALL.items() if k != "rank"}            # it sees the picture, and is told nothing
+    probes.fit(generator, method="pixels", out=str(tmp_path), **{**pixels, "steps": 1, "evaluate": 0})
 
 
 def test_bad_seeds(run):

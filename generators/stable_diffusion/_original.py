@@ -93,7 +93,7 @@ def averaged(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     flat = {name: _EMA + "".join(name.split(".")[1:]) for name in state if name.startswith(UNET)}
     if missing := [theirs for theirs in flat.values() if theirs not in state]:
         raise CheckpointError(f"{source}: the moving average of {len(missing)} weights is not there ({missing[0]:.80}); "
-                              "download it again, whole; read_single_file(…, ema=False) reads the weights beside it.")
+                              "download it again, whole, or give the file that was made for inference (\"ema-only\").")
     return {name: state[flat[name]] if name in flat else value for name, value in state.items()
             if not name.startswith(_EMA)}
 

@@ -15,8 +15,11 @@ def reads(path: Path) -> bool:
 
 def read(path: Path, config: str | os.PathLike | None, variant: str | None = None) -> Checkpoint:
     """The checkpoint; `config` is what a single file is one of (see `read_single_file`), `variant` which of a folder's weights
-    are read. Folders describe themselves. A U-Net may read an image's latent beside the noise, as InstructPix2Pix's does."""
+    are read. Folders describe themselves and take none. A U-Net may read an image's latent beside the noise, as
+    InstructPix2Pix's does."""
     if path.is_dir():
+        if config is not None:
+            raise CheckpointError(f"config: {path} is a diffusers folder, which says itself what it is; leave config out.")
         return read_folder(path, variant, concatenated=True)
     if variant is not None:
         raise CheckpointError(f"variant: {path} is a single file, which holds one set of weights; leave variant out.")

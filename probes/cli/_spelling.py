@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 
-REPEATED = ("protocol", "reuse")        # lists that may be given an entry at a time
+REPEATED = ("protocol", "reuse", "formats")        # lists that may be given an entry at a time
 
 
 def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[str]:
