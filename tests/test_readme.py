@@ -72,5 +72,8 @@ def test_python_block_runs(tmp_path, monkeypatch):
 
 def test_files_the_readme_names_exist():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", BOTH):
-        assert (ROOT / target).exists(), target
+        path, _, heading = target.partition("#")
+        assert (ROOT / path).exists(), target
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if heading else []
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in headings], target
     assert "@@" not in BOTH
