@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from . import checkpoints
 from ._base import Generator
+from ._device import chosen
 from ._families import package, published
 from ._names import unknown
 from ._public import PublicCheckpoint, public
@@ -82,7 +81,7 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
         ValueError: weights, a device or an option that does not exist
         CheckpointError, OfflineError: see `generators.checkpoints` and `generators._download`
     """
-    place = _device(device)
+    place = chosen(device)
     kind, _, seed = weights.partition(":")
     if kind not in ("pretrained", "random", "crossed") or (seed and (kind == "pretrained" or not seed.isdigit())):
         raise ValueError(f"weights: expected 'pretrained', 'random', 'random:SEED', 'crossed' or 'crossed:SEED', "
@@ -112,17 +111,6 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
     return built.to(place)
 
 
-def _device(asked: str | torch.device) -> torch.device:
-    """Raises ValueError for a device that torch does not know, and for a GPU where there is none."""
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device: expected 'cpu', 'cuda', a GPU by its number as 'cuda:1', or 'auto', got {asked!r}") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; use device='cpu' or 'auto'")
-    return place
-
-
 def _check_options(kind: type[Generator], family: str, options: dict) -> None:
     known = [p for p in inspect.signature(kind).parameters if p not in ("name", "network", "about")]
     if wrong := [name for name in options if name not in known]:
@@ -144,6 +132,8 @@ def _locate(generator: str | Path, revision: str | None = None,
         own = getattr(package(entry.family, "._public"), "resolved", None)
         if known and own:
             return name, own(known, revision, variant), None, world
+    if known and variant is not None:
+        raise ValueError(f"variant: {generator} has one set of weights; leave variant out")
     if revision is not None:
         raise ValueError(f"revision: {generator} is not on the Hugging Face hub, so there is but one of it; leave revision out")
     return name, *(_fetch(known) if known else (path, None)), world

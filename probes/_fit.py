@@ -134,7 +134,8 @@ def fit(
                            evaluate, seed)
     check_report_to(report_to)
     intrinsic = get_intrinsic(intrinsic)
-    _check_teachers(teacher, against)
+    _check_teachers(teacher)
+    _check_teachers(against, other=())
     processes = join(device)
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes),
                      accumulated(accumulate, processes), save_every)
@@ -214,12 +215,11 @@ def _check_controls(built: Generator, controls: Sequence[str]) -> None:
                          f"{built.weights} already; ask for them on the pretrained one")
 
 
-def _check_teachers(*given: str | Teacher | None) -> None:
-    """Raises UnknownNameError for a name that is no teacher's, whatever the generator and the data are."""
-    known = {"auto", *teachers()}
-    for name in given:
-        if isinstance(name, str) and name not in known and f"{name.partition(':')[0]}:…" not in known:
-            get_teacher(name)
+def _check_teachers(name: str | Teacher | None, other: tuple[str, ...] = ("auto",)) -> None:
+    """Raises UnknownNameError for a name that is no teacher's, nor one of `other`, whatever generator and data are."""
+    known = {*other, *teachers()}
+    if isinstance(name, str) and name not in known and f"{name.partition(':')[0]}:…" not in known:
+        get_teacher(name)
 
 
 def _bound(intrinsic: Intrinsic, teacher: str | Teacher, generator: Generator, images: Data | None,

@@ -15,8 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-
 from .data import Data, Photographs, Sample
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -43,18 +41,6 @@ class Held:
     def add(self, change: int) -> None:
         with self._lock:
             self.bytes += change
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError for a device that torch does not know, or does not have."""
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError):
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device: expected cpu or cuda, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but this torch sees no CUDA device; leave --device out for cpu")
 
 
 def threads_for(data: Data, wanted: int | None = None) -> int:

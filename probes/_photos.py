@@ -18,7 +18,6 @@ from ._intrinsics import Intrinsic
 from ._rows import holding
 from .images import FORMATS, ImageError, MapError, Photo, fit, gather, read_image, stems, write_map
 from .images._fit import size_used
-from .images._made import _FIRST as _FIRST
 from .images._made import made_of_photographs, map_files, read_manifest
 
 if TYPE_CHECKING:

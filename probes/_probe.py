@@ -312,7 +312,7 @@ def load(folder: str | Path, generator: Generator | None = None, device: str = "
     try:
         _check_config(folder, adapter)
         adapter.load_file(tensors)
-    except RunError:
+    except ValueError:
         adapter.remove()
         raise
     intrinsic = get_intrinsic(record["intrinsic"]["name"]).with_options(record["intrinsic"]["options"])
@@ -346,7 +346,10 @@ def _check_config(folder: Path, adapter: adapters.Adapter) -> None:
         return                          # the record alone makes it
     except (ValueError, AttributeError) as error:
         raise RunError(f"run: {path} is damaged ({error}); {ADVICE}") from error
+    if not isinstance(adapter, adapters.LoRA):
+        return
     made = json.loads(json.dumps(adapter.file()[1], default=str))
+    there, made = ({**about, "target_modules": sorted(about.get("target_modules") or [])} for about in (there, made))
     if wrong := [f"{key} {there[key]!r:.60}" for key in _SAID if there[key] != made.get(key)]:
         raise RunError(f"run: probe.json of {folder} is of another adapter than {path.name} ({', '.join(wrong)} there): one of "
                        f"the two was altered since the fit; {ADVICE}")
@@ -376,7 +379,7 @@ def _is_saved(folder: Path, record: dict, weights: bytes) -> bool:
 def _rebuilt(about: dict, weights: str, device: str) -> Generator:
     try:
         return generators.load(about["name"], weights, device, **about["options"])
-    except (generators.UnknownNameError, FileNotFoundError) as error:
+    except (generators.UnknownNameError, FileNotFoundError, generators.checkpoints.CheckpointError) as error:
         raise RunError(f"generator: this probe was fitted on {about['name']!r}, which is not to be found here ({error}); build "
                        "that generator and pass it with generator=") from error
 

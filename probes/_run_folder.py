@@ -75,7 +75,8 @@ def holds_finished(folder: Path, settings: Settings, pairs: Request, overwrite: 
     """Whether the folder holds these very weights, fitted on these very pairs. Clears it on overwrite, once for a fit that is
     cut short and taken up by the same call; refuses another run's and one whose record is damaged."""
     if overwrite:
-        _overwrite(folder, json_sha256([settings.of_the_weights(pairs.generator), pairs.key]))
+        _overwrite(folder, json_sha256([settings.of_the_weights(pairs.generator), pairs.key,
+                                         pairs.generator.fingerprint]))
     if not (folder / "probe.json").exists():
         return False
     record = read_record(folder, "out")

@@ -1,4 +1,4 @@
-"""Every test has a cache of its own, so that nothing depends on what an earlier run left behind.
+"""Every process of tests has a cache of its own, so that nothing depends on what an earlier run left behind.
 
 Tests run in one process a core, each with its share of the threads, or the processes would wait for each other.
 """

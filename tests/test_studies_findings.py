@@ -1,4 +1,5 @@
 """The page of findings: it says what the study folders say, and calls nothing reproduced whose whole grid is not."""
+import csv
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from probes._run_folder import claimed
 from probes.cli import main
 from probes.studies import StudyError, findings, get_study, grid, register_study, studies, study
 from probes.studies._findings import read_report
-from probes.studies._folder import open_folder
+from probes.studies._folder import columns, open_folder
 from probes.studies._uncovered import UNCOVERED
 
 RANK, LABELS = get_study("rank"), get_study("labels")
@@ -175,3 +176,19 @@ def test_machine_paths_are_seen():
     for path in ("/home/me/x", "no file '/tmp/x/y'", "C:\\x", "at /work/main/a.py"):
         assert MACHINE.search(path)
     assert not MACHINE.search("runs/tmp/x, arXiv 2311.17137, [0.1/2]")
+
+
+def test_rows_of_before_teachers_had_an_error_are_read(tmp_path):
+    """A fit takes minutes; a column that came later is no reason to run it again."""
+    kept = KEPT / "rank"
+    shutil.copytree(kept, tmp_path / "rank")
+    rows, told = tmp_path / "rank" / "rows.csv", read_report(kept).rows
+    lines = list(csv.reader(rows.read_text().splitlines()))
+    at = lines[0].index("teacher_error")
+    rows.write_text("".join(",".join(f'"{cell}"' for cell in line[:at] + line[at + 1:]) + "\n" for line in lines))
+    before = [{**row, "teacher_error": None} for row in told]
+    assert read_report(tmp_path / "rank").rows == before and told[0]["teacher_error"]
+    assert "teacher_error" not in rows.read_text()                  # a study that runs is not written to
+    folder = open_folder(tmp_path / "rank", get_study("rank"), json.loads((kept / "study.json").read_text())["request"])
+    assert folder.rows() == before and folder.rows(mend=False) == before
+    assert rows.read_text().splitlines()[0].split(",") == columns(get_study("rank"))

@@ -20,7 +20,7 @@ def label(images: list[str] = [], teacher: str = "auto", intrinsic: str = "norma
         with_images: write the images too, so that the folder is a dataset by itself: maps:FOLDER
         batch: images of one size at once; the teacher's own by default
         threads: that decode; as many as there are processors by default
-        device: cpu or cuda
+        device: cpu, cuda or auto
         overwrite: discard the labels that the folder holds
     """
     from ..labelling import label as run

@@ -22,7 +22,7 @@ def predict(run: str, images: list[str] = [], seeds: int | None = None, first_se
         size: with images: of the shorter side as the generator sees it; by default what it was fitted on
         policy: with images: resize, square or native
         overwrite: with images: make again what is there
-        device: cpu or cuda
+        device: cpu, cuda or auto
     """
     from .._probe import load
 
@@ -74,7 +74,7 @@ def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent"
         seeds: how many, from 0; 500 by default, or as many images as are held out
         controls: latent, rgb
         against: exact, for data with exact maps, or a teacher; by default what the run was scored against before
-        device: cpu or cuda
+        device: cpu, cuda or auto
     """
     from rich.console import Console
 

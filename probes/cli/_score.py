@@ -38,7 +38,7 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
         trivial: samples whose mean map is the trivial predictor; 0 for none
         batch: samples at once
         threads: that decode
-        device: cpu or cuda
+        device: cpu, cuda or auto
         overwrite: discard the scores that the folder holds
     """
     if data is None and not protocol:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,13 @@ def stems(items: list) -> list[str]:
     numbered by its place: "image-0003". What is still taken gets "-2", "-3", ….
     """
     paths = [Path(item) if isinstance(item, (str, os.PathLike)) else None for item in items]
-    short = [path.stem.lower() for path in paths if path]
+    short = Counter(path.stem.lower() for path in paths if path)
     taken, names = set(), []
     for i, path in enumerate(paths):
         if path is None:
             base = f"image-{i:04d}"
         else:
-            base = path.stem if short.count(path.stem.lower()) == 1 else path.name
+            base = path.stem if short[path.stem.lower()] == 1 else path.name
         name, count = base, 1
         while name.lower() in taken:
             count += 1

@@ -118,10 +118,12 @@ def _read_tensor(tensor: Tensor, name: str, background: tuple[float, float, floa
         raise ImageError(f"{name}: got a batch of {len(value)}, shape {list(value.shape)}; expected [1 | 3 | 4, H, W]; pass "
                          "list(tensor) for several")
     if value.ndim != 3 or value.shape[0] not in (1, 3, 4):
-        last = value.ndim == 3 and value.shape[2] in (1, 3, 4)
-        advice = "tensor.permute(2, 0, 1)" if last else "tensor[:3] for the first three channels"
-        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [H, W] or [1 | 3 | 4, H, W]; use "
-                         f"{advice}")
+        advice, one = "", "tensor[0]" if tensor.ndim == 4 else "tensor"
+        if value.ndim == 3 and value.shape[2] in (1, 3, 4):
+            advice = f"; use {one}.permute(2, 0, 1)"
+        elif value.ndim == 3 and value.shape[0] > 4:
+            advice = f"; use {one}[:3] for the first three channels"
+        raise ImageError(f"{name}: got a tensor of shape {list(tensor.shape)}; expected [H, W] or [1 | 3 | 4, H, W]{advice}")
     check_size(value.shape[1], value.shape[2], name)
     if value.dtype == torch.uint8:
         return Photo(_three(value.to("cpu", torch.float32).div_(127.5).sub_(1), background), name)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators._device import chosen
 from generators._files import file_sha256
 from generators._names import unknown
 
@@ -31,18 +32,17 @@ from .._parallel import (
     Unreadable,
     at_once,
     batches,
-    check_device,
     chunks,
     prefetch,
     sample_bytes,
     threads_for,
 )
-from .._photos import _FIRST
 from .._rows import check_names, holding
 from ..data import Data, Sample, get_data
 from ..data._base import layout_of
 from ..data._folder import Images
 from ..images import FORMATS, write_map
+from ..images._made import map_files
 from ..images._png import write_png
 from ..teachers import Teacher, default_teacher, get_teacher
 from ..teachers._base import Exact
@@ -97,7 +97,7 @@ def label(images: Any, teacher: str | Teacher = "auto", intrinsic: str | Sequenc
     """
     wanted = _wanted(intrinsic)
     _check_formats(formats)
-    check_device(device)
+    device = str(chosen(device))
     data = open_images(images)
     teacher = default_teacher(data.world) if teacher == "auto" else teacher
     teacher = get_teacher(teacher, wanted[0].name, data).to(device)
@@ -207,8 +207,7 @@ class _Work:
 
     def files(self, folder: Folder, index: int, about: Intrinsic, form: str) -> list[Path]:
         """The files of a map in one format."""
-        endings = [_FIRST[form], *(["-16bit.json"] if form == "png16" else [])]
-        return [folder.path / f"{self.names[index]}-{about.name}{ending}" for ending in endings]
+        return [folder.path / name for name in map_files(f"{self.names[index]}-{about.name}", [form])]
 
     def targets(self, folder: Folder, index: int) -> Iterator[Path]:
         for about in self.intrinsics:

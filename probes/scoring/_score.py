@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators._device import chosen
+
 from .._console import Reporter
-from .._parallel import Batch, Held, Ordered, Unreadable, at_once, batches, check_device, chunks, sample_bytes, threads_for
+from .._parallel import Batch, Held, Ordered, Unreadable, at_once, batches, chunks, sample_bytes, threads_for
 from .._probe import Probe
 from .._rows import check_names, holding
 from ..data import Data, Sample, valid
@@ -97,7 +99,7 @@ def score(source: str | Path | Probe | Teacher, data: str | Path | Data | None =
     """
     if trivial < 0:
         raise ValueError(f"trivial: expected a number of samples, or 0 for no trivial predictor, got {trivial}")
-    check_device(device)
+    device = str(chosen(device))
     probe = as_probe(source, device)
     data = which_data(data, probe)
     about = which_intrinsic(source, probe, intrinsic, protocol, data)

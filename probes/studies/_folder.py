@@ -27,6 +27,7 @@ _AFTER = ("generator", "level", "family", "weights", "intrinsic", "teacher", "te
           "versions", "hardware")
 _TEXT = {"key", "study", "status", "failure", "generator", "level", "family", "weights", "intrinsic", "teacher",
          "teacher_error", "against", "method", "scope", "protocol", "metric", "detector", "fingerprint", "versions", "hardware"}
+_ADDED = "teacher_error"        # a folder of before is read without it
 TIMING = ("seconds", "steps_per_second", "peak_memory_mib", "wall_seconds")
 
 
@@ -57,6 +58,11 @@ class Folder:
         lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
         if not lines:
             return []
+        if lines[0] == [name for name in self.columns if name != _ADDED]:
+            at = self.columns.index(_ADDED)
+            lines = [self.columns, *([*line[:at], "", *line[at:]] for line in lines[1:])]
+            if mend:
+                write_text_atomically(self._file, b"".join(map(_line, lines)).decode())
         if lines[0] != self.columns:
             raise StudyError(f"out: {self._file} has other columns than version {self.study.version} of this study writes; "
                              "choose another folder with --out, or move that one away")
