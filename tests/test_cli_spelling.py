@@ -18,6 +18,9 @@ from probes.cli._spelling import spelled
     (["study", "--reuse", "[a, b]", "rank"], ["study", "rank", '--reuse=["a", "b"]']),
     (["predict", "run", "--formats", "exr", "a.png"], ["predict", "run", "a.png", '--formats=["exr"]']),
     (["predict", "run", "--formats", "[npy, exr]"], ["predict", "run", '--formats=["npy", "exr"]']),
+    (["fit", "--controls", "latent,random"], ["fit", '--controls=["latent", "random"]']),
+    (["fit", "--controls=[ latent, 'rgb' ]"], ["fit", '--controls=["latent", "rgb"]']),
+    (["fit", "--controls", "[]"], ["fit", "--controls=[]"]),
     (["list", "methods"], ["list", "methods"]), ([], [])],
     ids=str)
 def test_one_spelling(written, read):

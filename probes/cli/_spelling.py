@@ -1,11 +1,13 @@
-"""Options as people write them: --learning-rate for --learning_rate, a bare --small for --small true, --reuse A --reuse B."""
+"""Options as people write them: --learning-rate for --learning_rate, a bare --small for --small true, --reuse A --reuse B,
+--controls latent,rgb for --controls "[latent, rgb]"."""
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 
-REPEATED = ("protocol", "reuse", "formats")        # lists that may be given an entry at a time
+REPEATED = ("protocol", "reuse", "formats", "controls")      # lists that may be given an entry at a time
+NAMES = ("formats", "controls")                   # and of these, with commas: what they list are names, not paths
 
 
 def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[str]:
@@ -27,7 +29,7 @@ def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[
         name, dot, key = name.partition(".")        # keys of a dictionary are as they are
         name = name.replace("-", "_")
         if name in REPEATED and name in known and not dot and (equals or rest):
-            gathered.setdefault(name, []).extend(_entries(value if equals else rest.pop(0)))
+            gathered.setdefault(name, []).extend(_entries(value if equals else rest.pop(0), name in NAMES))
             continue
         found.append(f"--{name}{dot}{key}{equals}{value}")
         if name in flags and not dot and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false", "yes", "no"):
@@ -35,10 +37,12 @@ def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[
     return found + [f"--{name}={json.dumps(entries)}" for name, entries in gathered.items()] + rest
 
 
-def _entries(text: str) -> list[str]:
+def _entries(text: str, commas: bool) -> list[str]:
     """Of one value: itself, or a list's."""
+    if commas and not text.startswith("["):
+        text = f"[{text}]"
     try:
         several = json.loads(text) if text.startswith("[") else None
     except ValueError:
-        several = [part.strip() for part in text.strip("[]").split(",")]
+        several = [part.strip(" \"'") for part in text.strip("[]").split(",")]
     return several if several is not None else [text]
