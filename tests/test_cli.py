@@ -21,7 +21,7 @@ def run(tmp_path_factory):
 
 
 def test_fit_prints_a_table_and_says_where(run, capsys, tmp_path):
-    assert main([*FIT, "--out", str(tmp_path / "again"), "--controls", "[latent]"]) == 0
+    assert main([*FIT, "--out", str(tmp_path / "again"), "--controls", "latent"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("RMS", "probe", "latent", "trivial", "skill", "brightness", "run folder:"))
 
@@ -40,7 +40,7 @@ def test_predict_and_evaluate(run, tmp_path, capsys):
     assert main(["predict", str(run), "--seeds", "3", "--first_seed", "40", "--output", str(picture)]) == 0
     values = np.load(picture.with_suffix(".npy"))
     assert values.shape == (3, 3, 64, 64) and values.dtype == np.float32 and Image.open(picture).width > 128
-    assert main(["evaluate", str(run), "--seeds", "5", "--controls", "[latent]"]) == 0
+    assert main(["evaluate", str(run), "--seeds", "5", "--controls", "latent"]) == 0
     assert "n = 5" in " ".join(capsys.readouterr().out.split())
 
 
@@ -49,6 +49,16 @@ def test_predict_and_evaluate(run, tmp_path, capsys):
 def test_lists(what, word, capsys):
     assert main(["list", what]) == 0
     assert word in capsys.readouterr().out
+
+
+def test_list_of_one(capsys):
+    assert main(["list", "generators", "stylegan-xl-ffhq-256", "stylegan2-scenes"]) == 0
+    out = capsys.readouterr().out
+    assert "models/ffhq256.pkl" in out and "embedded/stylegan2-scenes.safetensors" in out and "builds on StyleGAN3" in out
+    assert main(["list", "methods", "lora"]) == 0
+    assert "low-rank" in (out := capsys.readouterr().out) and "linear" not in out
+    assert main(["list", "studies", "ranks"]) == 1
+    assert "did you mean 'rank'" in capsys.readouterr().err
 
 
 def test_convert_and_use(tmp_path, capsys):

@@ -16,6 +16,7 @@ from ._score import evaluate
 from ._spelling import spelled
 from ._study import study
 
+_FREE = {"images": "photographs, folders of them, patterns", "names": "these alone, with all that is known of them"}
 _RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
 
@@ -31,10 +32,10 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
     for name, (function, positional) in commands.items():
         own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
         own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
-        several = {"images"} & set(signature(function).parameters)          # photographs follow the command, without --images
-        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=several)
+        several = [free for free in _FREE if free in signature(function).parameters]     # these follow the command, without --
+        own.add_function_arguments(function, as_group=False, as_positional=positional, skip=set(several))
         for argument in several:
-            own.add_argument(argument, type=str, nargs="*", default=[], help="photographs, folders of them, patterns")
+            own.add_argument(argument, type=str, nargs="*", default=[], help=_FREE[argument])
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 

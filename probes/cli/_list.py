@@ -1,31 +1,58 @@
 """`probes list`: what there is by name."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from generators._names import unknown
 
-def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods", "protocols", "studies"]) -> None:
+_SHORT = re.compile(r".+?(?=;| \(|$)")          # a licence without what is said behind it
+
+
+def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods", "protocols", "studies"],
+          names: Sequence[str] = ()) -> None:
     """Lists what there is by name.
 
     Args:
         what: generators, intrinsics, teachers, data, methods, protocols or studies
+        names: these alone; of generators then also their source and the whole of their licence
+
+    Raises:
+        UnknownNameError: there is no such name
     """
     from rich.console import Console
     from rich.table import Table
 
+    rows = _ROWS[what]()
+    missing = [name for name in names if name not in [row[0] for row in rows]]
+    if missing:
+        raise unknown(what.removesuffix("s") if what != "studies" else "study", missing[0], [row[0] for row in rows])
+    if names and what == "generators":
+        return _print_generators(names)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, width in _COLUMNS[what]:
         table.add_column(column, no_wrap=width, overflow="fold")
-    for row in _ROWS[what]():
-        table.add_row(*row)
+    for row in rows:
+        if not names or row[0] in names:
+            table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def _print_generators(names: Sequence[str]) -> None:
+    from generators import catalog
+
+    for name in names:
+        e = catalog()[name]
+        facts = dict(family=e.family, size=f"{e.resolution} px", kind=e.kind, draws=e.world, about=e.description,
+                     licence=e.license, source=e.source)
+        print("\n".join([name, *(f"  {fact:<8}{value}" for fact, value in facts.items())]))
 
 
 def _generators():
     from generators import catalog
 
-    return [(e.name, e.family, f"{e.resolution} px", e.kind, f"{e.description}; {e.license.split(' (')[0]}")
+    return [(e.name, e.family, f"{e.resolution} px", e.kind, f"{e.description}; {_SHORT.match(e.license)[0]}")
             for e in catalog().values()]
 
 
