@@ -28,7 +28,7 @@ from ._photos import PhotoPrediction, predict_photos
 from ._record import ADVICE, RunError, read_record
 from ._results import Evaluation, Prediction, Scores, read_evaluation
 from .data import Data, get_data
-from .metrics import Protocol, depth_protocol, get_protocol, prepare_depth, summarise
+from .metrics import Protocol, check_protocol, depth_protocol, get_protocol, prepare_depth, summarise
 from .teachers import Teacher, Unsaid, get_teacher
 
 RESULTS = ("metrics.json", "samples.csv", "samples.png", "report.html")      # of an evaluation, in a run folder
@@ -150,7 +150,8 @@ class Probe:
 
     def evaluate(self, seeds: int | range | None = None, controls: Sequence[str] = ("latent", "rgb"),
                  trained_controls: dict[str, Probe] | None = None,
-                 progress: Callable[[str], None] | None = None, against: str | Teacher | None = None) -> Evaluation:
+                 progress: Callable[[str], None] | None = None, against: str | Teacher | None = None,
+                 protocol: str | None = None) -> Evaluation:
         """Scores the probe on seeds it was not fitted on, with controls beside it.
 
         Args:
@@ -159,6 +160,7 @@ class Probe:
             trained_controls: probes of untrained networks, already fitted, by name
             progress: called with a line at each stage
             against: the judge: "exact" for the data's exact maps, another teacher, or by default the one it was fitted on
+            protocol: how maps are compared, a name of `probes list protocols`; by default the intrinsic's own
         """
         for name in controls:
             if name not in CLOSED_FORM:
@@ -166,24 +168,25 @@ class Probe:
         seeds = self._unseen(seeds)
         say = progress or (lambda line: None)
         judge = self.judge(against)
-        protocol = self.protocol(judge)
+        compared = self.protocol(judge, protocol)
         bank = self.training_bank()
         say(f"scoring {len(seeds)} unseen seeds")
         held_out = self.truths(seeds, judge)
         trivial = Trivial(self.drawn_by, bank)
-        scores = self.scores(held_out, self.emit, judge)
-        base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state), judge)
+        scores = self.scores(held_out, self.emit, judge, compared)
+        base = self.scores(held_out, lambda state: trivial.predict(self.drawn_by, state), judge, compared)
         results: dict[str, tuple[Scores, Scores]] = {}
         for name, probe in (trained_controls or {}).items():
-            own = probe.evaluate(seeds, controls=(), against=against)
+            own = probe.evaluate(seeds, controls=(), against=against, protocol=protocol)
             results[name] = own.scores, own.trivial
         for name in controls:
             say(f"fitting the {name} control")
             control = CLOSED_FORM[name](self.drawn_by, bank)
-            results[name] = (self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state), judge), base)
-        metrics = dict(protocol=str(protocol), primary=protocol.primary, seeds=[seeds.start, len(seeds)],
+            own = self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state), judge, compared)
+            results[name] = own, base
+        metrics = dict(protocol=str(compared), primary=compared.primary, seeds=[seeds.start, len(seeds)],
                        against=held_out.manifest["teacher"], judge=_judged_by(judge, self.intrinsic.name),
-                       metrics=summarise(protocol, scores, base, results))
+                       metrics=summarise(compared, scores, base, results))
         columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
                    **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}
         flat = {k: v for k, v in columns.items() if v.ndim == 1}            # a histogram is no column
@@ -208,16 +211,20 @@ class Probe:
             images.check(seeds)
         return seeds
 
-    def protocol(self, judge: Teacher) -> Protocol:
-        """What compares this probe's maps with a judge's: the intrinsic's own protocol, unless their depths mean different
-        things. Raises ValueError where nothing compares them."""
+    def protocol(self, judge: Teacher, name: str | None = None) -> Protocol:
+        """What compares this probe's maps with a judge's: the one of that name, or the intrinsic's own, unless their depths
+        mean different things. Raises UnknownNameError; ValueError where it, or nothing, compares them."""
+        if name is not None:
+            found, truth = get_protocol(name), judge.meaning("depth") if self.intrinsic.name == "depth" else ""
+            check_protocol(found, self.intrinsic.name, self.intrinsic.meaning, truth)
+            return found
         if self.intrinsic.name != "depth":
             return get_protocol(self.intrinsic.protocol)
         return depth_protocol(self.intrinsic.protocol, self.intrinsic.meaning, judge.meaning("depth"))
 
-    def scores(self, bank: Bank, predict: Callable[[State], Tensor], judge: Teacher) -> Scores:
-        """Per-sample scores of what `predict` emits against the maps of a bank of `truths`."""
-        protocol, found = self.protocol(judge), []
+    def scores(self, bank: Bank, predict: Callable[[State], Tensor], judge: Teacher, protocol: Protocol) -> Scores:
+        """Per-sample scores of what `predict` emits against the maps of a bank of `truths`, by a protocol."""
+        found = []
         batch = batch_size(self.generator)
         for i in range(0, len(bank), batch):
             rows = slice(i, min(i + batch, len(bank)))

@@ -11,6 +11,7 @@ from probes.studies._engines import ENGINES, Engine
 from probes.studies._folder import Folder, columns, open_folder
 from probes.studies._page import count, table
 from probes.studies._progress import Progress
+from probes.teachers import get_teacher
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_crossed_row_is_of_the_trained_generator_too(monkeypatch):
     loaded = []
     monkeypatch.setattr(_stale, "_fingerprint", lambda name, options: loaded.append((name, options)) or "new")
     rows = [dict(key=cell.key, status="ok", fingerprint="old", weights=w) for w in ("pretrained", "crossed:1")]
-    assert all(_stale.stale([row], [cell]) == {cell.key: ("a", ("old", "new"))} for row in rows)
+    assert all(_stale.stale([row], [cell]) == {cell.key: ("generator a", ("old", "new"))} for row in rows)
     assert loaded == [("a", dict(mode="multi", weights="pretrained")), ("a", dict(mode="multi", weights="crossed:1"))]
 
 
@@ -168,6 +169,20 @@ def test_rows_of_a_generator_that_is_another_now_are_refused(asked, tmp_path, mo
     with pytest.raises(StudyError, match="2 rows .* another generator .*aaaaaaaaaaaa then, bbbbbbbbbbbb now.*--retry true"):
         study(TOY, tmp_path, small=True, quiet=True)
     study(TOY, tmp_path, small=True, retry=True, quiet=True)
+    assert len(asked) == 4
+
+
+def test_rows_of_a_teacher_that_is_another_now_are_refused(asked, tmp_path, monkeypatch):
+    """A fit with the new teacher beside one with the old would be compared as if only the rank were another."""
+    fits, scenes = _work.score, get_teacher("scenes").fingerprint
+    monkeypatch.setattr(_work, "score", lambda *a: {**fits(*a), "teacher": "scenes", "teacher_fingerprint": scenes})
+    for _ in range(2):
+        done = study(TOY, tmp_path / "a", small=True, quiet=True)
+    assert len(asked) == 2 and {row["teacher_fingerprint"] for row in done.rows} == {scenes}
+    monkeypatch.setattr(type(get_teacher("scenes")), "fingerprint", "f" * 64)
+    with pytest.raises(StudyError, match=f"2 rows .* another teacher scenes .*{scenes[:12]} then, ffffffffffff now"):
+        study(TOY, tmp_path / "a", small=True, quiet=True)
+    study(TOY, tmp_path / "a", small=True, retry=True, quiet=True)
     assert len(asked) == 4
 
 

@@ -99,7 +99,7 @@ def test_what_a_row_has_not_is_not_taken_from_it(fitted, tmp_path, monkeypatch):
 def test_rows_of_another_generator_and_failed_ones_are_left(fitted, tmp_path, monkeypatch, capsys):
     study(OTHER, tmp_path / "other", seeds=1, quiet=True)
     monkeypatch.setattr(_stale, "_fingerprint", lambda name, options: "def")
-    with pytest.raises(StudyError, match="fitted on another generator"):
+    with pytest.raises(StudyError, match="fitted with another generator"):
         study(OTHER, tmp_path / "other", seeds=1, quiet=True)
     study(TOY, tmp_path / "toy", only="colour=red", seeds=1, reuse=tmp_path / "other")
     assert fitted[3:] == [1, 2] and "0 rows taken over" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -75,12 +75,11 @@ class StyleGAN2(Generator):
         """w [N, w_dim], or one for every layer, [N, num_ws, w_dim] -> image."""
         w = state["w"].to(self.device)
         ws = w if w.ndim == 3 else w[:, None].expand(-1, self.latent_layers, -1)
-        # On a CPU the weights' being frozen is worth a path of its own; a GPU has its ops, and fp16 layers.
-        if w.device.type == "cpu" and not self._thawed:
-            return self._frozen(ws, self.noise_mode)
-        dtype = _PRECISIONS[self.precision] if w.device.type == "cpu" else None
-        with nullcontext() if dtype is None else torch.autocast(w.device.type, dtype):
-            return self.network.synthesis(ws, self.noise_mode)
+        frozen = w.device.type == "cpu" and not self._thawed
+        dtype = _PRECISIONS[self.precision] if w.device.type == "cpu" and not frozen else None
+        with torch.autocast(w.device.type, dtype, enabled=dtype is not None):         # a launcher's is not for styles
+            # On a CPU the weights' being frozen is worth a path of its own; a GPU has its ops, and fp16 layers.
+            return (self._frozen if frozen else self.network.synthesis)(ws, self.noise_mode)
 
     @contextmanager
     def thawed(self) -> Iterator[None]:

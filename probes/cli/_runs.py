@@ -66,8 +66,8 @@ def _predict_photos(probe, images: list[str], output: str, formats: list[str], s
 
 
 def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent", "rgb"],  # noqa: B006
-             against: str | None = None, device: str = "cpu") -> None:
-    """Scores a saved probe again, on any number of unseen seeds, and prints the table.
+             against: str | None = None, device: str = "cpu", protocol: list[str] | None = None) -> None:
+    """Scores a saved probe again, on any number of unseen seeds, and prints a table, by each protocol if several are named.
 
     Args:
         run: folder that `probes fit` wrote
@@ -75,13 +75,20 @@ def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent"
         controls: latent, rgb
         against: exact, for data with exact maps, or a teacher; by default what the run was scored against before
         device: cpu, cuda or auto
+        protocol: by name; auto, all that apply; by default the intrinsic's own
     """
     from rich.console import Console
 
     from .._probe import load
     from ..report import result_table
+    from ..scoring._choice import choose
 
     probe = load(run, device=device)
     against = against or (probe.record.get("request") or {}).get("against")
-    result = probe.evaluate(seeds, controls, against=against)
-    Console(highlight=False).print(result_table(result.metrics, probe.record))
+    asked = None
+    if protocol:
+        truth = probe.judge(against).meaning("depth") if probe.intrinsic.name == "depth" else ""
+        asked = [p.name for p in choose(protocol, probe.intrinsic.name, probe.intrinsic.meaning, truth)[0]]
+    for name in asked or [None]:
+        result = probe.evaluate(seeds, controls, against=against, protocol=name)
+        Console(highlight=False).print(result_table(result.metrics, probe.record))

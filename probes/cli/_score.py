@@ -4,6 +4,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .._record import read_record
+
 # Why samples may be left out without anything being wrong: the command then ends well.
 _HARMLESS = ("empty mask",)
 
@@ -14,14 +16,14 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
              policy: str = "resize", frame: str | None = None, meaning: str | None = None, unit: float | None = None,
              allow_holes: bool = False, trivial: int = 200, batch: int | None = None, threads: int | None = None,
              device: str = "cpu", overwrite: bool = False) -> None:
-    """Scores a probe again, on unseen seeds with its controls; or, with --data or --protocol, a probe, a teacher or a folder of
-    predictions on the maps of data, by several protocols side by side.
+    """Scores a probe again, on unseen seeds with its controls; or, with --data, a probe, a teacher or a folder of predictions
+    on the maps of data, by several protocols side by side; --protocol alone, where a probe has data, means that.
 
     Args:
         source: folder that `probes fit` wrote; with data also a teacher's name, or a folder with NAME-INTRINSIC.npy, .exr or
             -16bit.png
         data: with maps: scenes, diode:PATH,split=val, maps:PATH, …
-        protocol: by name, several with commas, or given several times; by default all that apply
+        protocol: by name, several with commas, or given several times; auto is all that apply, the default on data
         seeds: without data: how many, from 0; 500 by default, or as many images as are held out
         controls: without data: latent, rgb
         against: without data: exact, for data with exact maps, or a teacher; by default what the run was scored against before
@@ -41,16 +43,22 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
         device: cpu, cuda or auto
         overwrite: discard the scores that the folder holds
     """
-    if data is None and not protocol:
+    protocol = [name for part in protocol for name in part.split(",")]
+    if data is None and (not protocol or _draws(source)):
         from ._runs import evaluate as again
 
-        again(source, seeds, controls, against, device)
+        again(source, seeds, controls, against, device, protocol)
         return
     if wrong := [name for name, value in dict(seeds=seeds, against=against).items() if value is not None]:
         raise ValueError(f"{wrong[0]}: with --data or --protocol, samples of data are scored against its maps; leave "
                          f"--{' and --'.join(wrong)} out, and choose samples with --first and --count")
     score(source, data, protocol or ["auto"], intrinsic, output, first, count, size, policy, frame, meaning, unit, allow_holes,
           trivial, batch, threads, device, overwrite)
+
+
+def _draws(source: str) -> bool:
+    """Whether this is a run folder without data: its generator draws its own images."""
+    return (Path(source) / "probe.json").exists() and read_record(Path(source), "source").get("data") is None
 
 
 def score(source: str, data: str | None, protocol: list[str], intrinsic: str | None = None, output: str | None = None,
@@ -64,9 +72,8 @@ def score(source: str, data: str | None, protocol: list[str], intrinsic: str | N
     from ..scoring import score as run
     from ..scoring._table import score_table
 
-    names = [name for part in protocol for name in part.split(",")]
     output = output or str(default_output(source, data, intrinsic))
-    done = run(source, data, "auto" if names == ["auto"] else names, intrinsic, output, first, count, size, policy, frame,
+    done = run(source, data, "auto" if protocol == ["auto"] else protocol, intrinsic, output, first, count, size, policy, frame,
                meaning, unit, allow_holes, trivial, batch, threads, device, overwrite, quiet=False)
     Console(highlight=False).print(score_table(done.results))
     print(f"{output}: scores.json, samples.csv")

@@ -20,6 +20,7 @@ from ._base import Protocol as Protocol
 from ._base import get_protocol as get_protocol
 from ._base import protocols as protocols
 from ._base import register_protocol as register_protocol
+from ._depth import check_protocol as check_protocol
 from ._depth import depth_protocol as depth_protocol
 from ._depth import prepare_depth as prepare_depth
 from ._images import ssim_map as ssim_map

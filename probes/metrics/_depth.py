@@ -225,6 +225,16 @@ def depth_protocol(first: str, meaning: str, truth: str) -> Protocol:
     return able[0] if able else protocols()[first]
 
 
+def check_protocol(protocol: Protocol, intrinsic: str, meaning: str, truth: str) -> None:
+    """Raises ValueError where a protocol is of another intrinsic, or cannot compare such depths (of `meaning` and `truth`)."""
+    if protocol.intrinsics and intrinsic not in protocol.intrinsics:
+        fitting = [p.name for p in protocols().values() if intrinsic in p.intrinsics]
+        raise ValueError(f"protocol: {protocol} is for {', '.join(protocol.intrinsics)}, not {intrinsic}; choose of "
+                         f"{', '.join(fitting)}")
+    if intrinsic == "depth":
+        prepare_depth(torch.ones(1, 1, 1, 1), meaning, protocol, truth)
+
+
 def prepare_depth(prediction: Tensor, meaning: str, protocol: Protocol, truth: str = "metric") -> Tensor:
     """A prediction as a protocol compares it: metric depth becomes disparity where that is wanted.
 

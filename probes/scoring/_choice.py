@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .._intrinsics import Intrinsic, get_intrinsic
 from .._probe import Probe
 from ..data import Data, Photographs, get_data
 from ..labelling._label import select
-from ..metrics import Protocol, get_protocol, prepare_depth, protocols
+from ..metrics import Protocol, check_protocol, get_protocol, protocols
 from ..teachers import teachers
 from ..teachers._labels import file_of
 from ._sources import get_source
@@ -33,7 +31,7 @@ def choose(wanted: str | Sequence[str], intrinsic: str, meaning: str, truth: str
         names = wanted.split(",") if isinstance(wanted, str) else list(wanted)
         found = [get_protocol(name.strip()) for name in dict.fromkeys(names)]
         for protocol in found:
-            _check(protocol, intrinsic, meaning, truth)
+            check_protocol(protocol, intrinsic, meaning, truth)
         if not found:
             raise ValueError("protocol: expected at least one name, or auto")
         return found, []
@@ -43,7 +41,7 @@ def choose(wanted: str | Sequence[str], intrinsic: str, meaning: str, truth: str
         if (intrinsic not in protocol.intrinsics and protocol.name != usual) or protocol.name.endswith(_CROPS):
             continue
         try:
-            _check(protocol, intrinsic, meaning, truth)
+            check_protocol(protocol, intrinsic, meaning, truth)
         except ValueError as error:
             notes.append(f"{protocol.name} is left out: {str(error).removeprefix('protocol: ')}")
         else:
@@ -51,15 +49,6 @@ def choose(wanted: str | Sequence[str], intrinsic: str, meaning: str, truth: str
     if not found:
         raise ValueError(f"protocol: none scores {intrinsic}: {'; '.join(notes)}")
     return found, notes
-
-
-def _check(protocol: Protocol, intrinsic: str, meaning: str, truth: str) -> None:
-    if protocol.intrinsics and intrinsic not in protocol.intrinsics:
-        fitting = [p.name for p in protocols().values() if intrinsic in p.intrinsics]
-        raise ValueError(f"protocol: {protocol} is for {', '.join(protocol.intrinsics)}, not {intrinsic}; choose of "
-                         f"{', '.join(fitting)}")
-    if intrinsic == "depth":
-        prepare_depth(torch.ones(1, 1, 1, 1), meaning, protocol, truth)
 
 
 def which_data(data: str | Path | Data | None, probe: Probe | None) -> Data:

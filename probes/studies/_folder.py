@@ -24,10 +24,11 @@ _AFTER = ("generator", "level", "family", "weights", "intrinsic", "teacher", "te
           "scope", "samples", "steps", "seed", "protocol", "metric", "n", "error", "error_low", "error_high", "trivial",
           "skill", "skill_low", "skill_high", *(f"control_{name}" for name in CONTROLS), "frechet", "detector",
           "frechet_samples", "parameters", "seconds", "steps_per_second", "peak_memory_mib", "wall_seconds", "fingerprint",
-          "versions", "hardware")
+          "teacher_fingerprint", "versions", "hardware")
 _TEXT = {"key", "study", "status", "failure", "generator", "level", "family", "weights", "intrinsic", "teacher",
-         "teacher_error", "against", "method", "scope", "protocol", "metric", "detector", "fingerprint", "versions", "hardware"}
-_ADDED = "teacher_error"        # a folder of before is read without it
+         "teacher_error", "against", "method", "scope", "protocol", "metric", "detector", "fingerprint",
+         "teacher_fingerprint", "versions", "hardware"}
+_ADDED = ("teacher_error", "teacher_fingerprint")        # a folder of before is read without them
 TIMING = ("seconds", "steps_per_second", "peak_memory_mib", "wall_seconds")
 
 
@@ -58,9 +59,11 @@ class Folder:
         lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
         if not lines:
             return []
-        if lines[0] == [name for name in self.columns if name != _ADDED]:
-            at = self.columns.index(_ADDED)
-            lines = [self.columns, *([*line[:at], "", *line[at:]] for line in lines[1:])]
+        later = [name for name in _ADDED if name not in lines[0]]
+        if later and lines[0] == [name for name in self.columns if name not in later]:
+            for name in later:
+                at = self.columns.index(name)
+                lines = [[*line[:at], "" if i else name, *line[at:]] for i, line in enumerate(lines)]
             if mend:
                 write_text_atomically(self._file, b"".join(map(_line, lines)).decode())
         if lines[0] != self.columns:

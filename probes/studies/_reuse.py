@@ -14,7 +14,7 @@ from .._settings import CHECKPOINTS
 from ._base import Cell, Row, Study, StudyError, defaults
 from ._folder import CONTROLS, Folder, columns
 from ._registry import get_study
-from ._stale import same_generator
+from ._stale import Known, same
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def reused(found: Sequence[Source], study: Study, cells: Sequence[Cell]) -> dict
     """{folder: rows of `cells`, as `study` would write them}; each cell's is from the first folder that has it.
 
     A row is taken where the fit's arguments are the same and name nothing that may be another thing under the same name (see
-    `_certain`), its generator is the one that is here, and it has the controls that the cell asks for. A study that runs every
-    fit in a process of its own takes only rows of one that does so too. The Fréchet distance is not taken: that is of the
-    detector of whoever asks.
+    `_certain`), its generator and teacher are those that are here, and it has the controls that the cell asks for. A study
+    that runs every fit in a process of its own takes only rows of one that does so too. The Fréchet distance is not taken:
+    that is of the detector of whoever asks.
     """
     taken: dict[Path, list[Row]] = {}
-    now: dict[str, str | None] = {}
+    known: Known = {}
     wanted = {cell.key: cell for cell in cells if _certain(cell)}
     for source in found:
         own = taken.setdefault(source.path, [])
@@ -54,9 +54,9 @@ def reused(found: Sequence[Source], study: Study, cells: Sequence[Cell]) -> dict
             continue
         for cell in list(wanted.values()):
             needed = _needed(study, cell)
-            for same, row in source.given:
-                if (same.measured == cell.measured and needed <= set(columns(source.study)) & _known(same)
-                        and same_generator(row, cell, now)):
+            for other, row in source.given:
+                if (other.measured == cell.measured and needed <= set(columns(source.study)) & _known(other)
+                        and same(row, cell, known)):
                     own.append(_taken(study, cell, row))
                     del wanted[cell.key]
                     break

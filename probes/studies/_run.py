@@ -198,8 +198,8 @@ def _run(folder: Folder, cells: Sequence[Cell], engine: Engine, retry: bool, kee
     work, rows, places = Work(folder.study.name, folder.fits, device), folder.rows(), {c.key: c.place for c in cells}
     old = stale(rows, cells)
     if old and not retry:
-        name, (then, now) = next(iter(old.values()))
-        raise StudyError(f"out: {len(old)} rows of {folder.path} were fitted on another generator of the same name ({name}: "
+        what, (then, now) = next(iter(old.values()))
+        raise StudyError(f"out: {len(old)} rows of {folder.path} were fitted with another {what} than is here now ("
                          f"fingerprint {then[:12]} then, {now[:12]} now); run them again with --retry true, or choose another "
                          "folder with --out")
     if retry:

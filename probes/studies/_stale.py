@@ -1,4 +1,4 @@
-"""Rows that were fitted on a generator which is another now under the same name: its checkpoint or its code changed."""
+"""Rows of a generator or teacher that is another now under the same name: its checkpoint, its weights or its code changed."""
 from __future__ import annotations
 
 import json
@@ -6,43 +6,60 @@ from collections.abc import Sequence
 
 import generators
 
+from ..teachers import get_teacher
+from ..teachers._base import EXACT
 from ._base import Cell, Row
+
+Known = dict[str, str | None]        # what names stood for, as far as it was looked up
 
 
 def stale(rows: Sequence[Row], cells: Sequence[Cell]) -> dict[str, tuple[str, tuple[str, str]]]:
-    """{key: (generator, (fingerprint then, now))} of the cells' finished rows whose generator is another now.
+    """{key: ("generator NAME" or "teacher NAME", (fingerprint then, now))} of the cells' finished rows where that changed.
 
     An untrained network is another if its architecture is, a crossed one also if the trained generator is, whose latents and
-    targets it has. Generators that cannot be loaded at this moment are left out: their rows are all there is.
+    targets it has. What cannot be loaded at this moment is left out, and so are rows of before teachers' fingerprints were
+    kept: they are all there is.
     """
-    asked, now, found = {cell.key: cell for cell in cells}, {}, {}
+    asked, known, found = {cell.key: cell for cell in cells}, {}, {}
     for row in rows:
-        cell, then = asked.get(row["key"]), row["fingerprint"]
-        if cell is None or row["status"] != "ok" or not then:
+        cell = asked.get(row["key"])
+        if cell is None or row["status"] != "ok":
             continue
-        if (is_now := _now(row, cell, now)) not in (None, then):
-            found[row["key"]] = cell.fit["generator"], (then, is_now)
+        for what, then, now in _compared(row, cell, known):
+            if then and now not in (None, then):
+                found.setdefault(row["key"], (what, (then, now)))
     return found
 
 
-def same_generator(row: Row, cell: Cell, now: dict[str, str | None] | None = None) -> bool:
-    """Whether a row's generator is the one that the cell would be fitted on; what was found out is kept in `now`."""
-    return row["fingerprint"] is not None and row["fingerprint"] == _now(row, cell, {} if now is None else now)
+def same(row: Row, cell: Cell, known: Known) -> bool:
+    """Whether a row's generator and teacher are those that the cell would be fitted on."""
+    (_, generator, generator_now), (_, teacher, teacher_now) = _compared(row, cell, known)
+    return generator is not None and generator == generator_now and (not teacher or teacher == teacher_now)
 
 
-def _now(row: Row, cell: Cell, known: dict[str, str | None]) -> str | None:
-    """The fingerprint that a row's generator has; None where it cannot be loaded."""
-    name = cell.fit["generator"]
+def _compared(row: Row, cell: Cell, known: Known) -> list[tuple[str, str | None, str | None]]:
+    """[(what, its fingerprint in the row, and now)], of the generator and the teacher; None for one that cannot be loaded."""
+    name, teacher, then = cell.fit["generator"], row.get("teacher"), row.get("teacher_fingerprint")
     options = {k: v for k, v in (cell.fit.get("generator_options") or {}).items() if k not in cell.sampled_by}
     options["weights"] = row["weights"]
-    which = json.dumps([name, options], sort_keys=True)
+    which, labels = json.dumps([name, options], sort_keys=True), f"teacher {teacher}"
     if which not in known:
         known[which] = _fingerprint(name, options)
-    return known[which]
+    if labels not in known:
+        known[labels] = _teacher_fingerprint(teacher)
+    return [(f"generator {name}", row["fingerprint"], known[which]),
+            (labels, then, then if teacher == EXACT else known[labels])]         # exact maps are the data's
 
 
 def _fingerprint(name: str, options: dict) -> str | None:
     try:
         return generators.load(name, device="cpu", **options).fingerprint
+    except (ValueError, OSError, RuntimeError):
+        return None
+
+
+def _teacher_fingerprint(name: str | None) -> str | None:
+    try:
+        return None if name in (None, EXACT) else get_teacher(name).fingerprint
     except (ValueError, OSError, RuntimeError):
         return None

@@ -68,7 +68,8 @@ def decide(held: Sequence[str], lost: Sequence[str], dropped: Sequence[str], non
 
 def judge(study: Study, done: Sequence[Row], asked: Asked | None) -> Verdict:
     """The study's verdict on finished rows. "Reproduced" is for a whole grid: of an incomplete or a small one the rule may
-    hold, which is no more than that; where a study compares over its whole grid, such a grid refutes nothing either.
+    hold, which is no more than that. A small one, whose fits are short, refutes nothing either, nor does an incomplete one
+    where a study compares over its whole grid.
 
     Without `asked` the rows are taken to be all there are.
     """
@@ -81,7 +82,7 @@ def judge(study: Study, done: Sequence[Row], asked: Asked | None) -> Verdict:
     missing, extent = asked.there(done) < len(asked.cells), asked.extent(done)
     if not missing and not asked.small:
         return verdict
-    if verdict.kind == "reproduced" or verdict.kind == "not reproduced" and study.as_a_whole and missing:
+    if verdict.kind == "reproduced" or verdict.kind == "not reproduced" and (asked.small or study.as_a_whole):
         first = "the rule holds so far" if verdict.kind == "reproduced" else "the rule does not hold so far"
         lacks = "needs every cell of the grid" if missing else "needs the full grid"
         return Verdict("not testable here", f"({extent}) {first}, and {lacks}: {verdict.reason}")
