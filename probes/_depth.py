@@ -23,9 +23,13 @@ from torch import Tensor
 
 from generators._names import unknown
 
+from ._quantiles import quantiles
+
 OPTIONS = dict(encoding="linear", near=0.8, far=9.0)     # chosen by measurement: RESULTS.md
 MEANINGS = {"log": "metric", "linear": "metric", "disparity": "metric", "relative": "relative", "percentile": "relative",
             "inverse": "disparity"}
+DESCRIPTIONS = {"metric": "z-depth in metres", "relative": "z-depth, 0 at an image's nearest point and 1 at its farthest",
+                "disparity": "inverse depth, 0 at an image's farthest point and 1 at its nearest"}
 PROTOCOLS = {"relative": "depth-minmax", "percentile": "depth-relative", "inverse": "depth-relative"}      # else: in metres
 _ENDS = (0.02, 0.98)
 
@@ -34,9 +38,9 @@ def check(options: dict) -> None:
     """Raises UnknownNameError for another encoding, ValueError for a range that is none."""
     encoding, near, far = options["encoding"], options["near"], options["far"]
     if encoding not in MEANINGS:
-        raise unknown("intrinsic: encoding", encoding, MEANINGS)
+        raise unknown("encoding", encoding, MEANINGS)
     if MEANINGS[encoding] == "metric" and not 0 < near < far:
-        raise ValueError(f"intrinsic: depth between near={near} and far={far} metres; expected 0 < near < far, for instance "
+        raise ValueError(f"encoding: depth between near={near} and far={far} metres; expected 0 < near < far, for instance "
                          f"near={OPTIONS['near']}, far={OPTIONS['far']}")
 
 
@@ -129,5 +133,5 @@ def _ends(depth: Tensor, encoding: str) -> tuple[Tensor, Tensor]:
         missing = flat.isnan()
         ends = torch.where(missing, torch.inf, flat).amin(1), torch.where(missing, -torch.inf, flat).amax(1)
     else:
-        ends = flat.nanquantile(torch.tensor(_ENDS, device=flat.device), dim=1)
+        ends = quantiles(flat, _ENDS)
     return tuple(end[:, None, None, None] for end in ends)

@@ -226,6 +226,49 @@ def test_a_hugging_face_dataset(hub, streaming):
     assert len(data.fingerprint) == 64 and data.truth([0], 8, "depth").shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize("streaming", ["", ",streaming=true,count=1"])
+def test_codes_in_a_hugging_face_dataset_are_shares_of_their_dtype(tmp_path, monkeypatch, streaming):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    lists = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
+    rng = np.random.default_rng(0)
+    albedo, shading = rng.integers(0, 256, (24, 32, 3), np.uint8), rng.integers(0, 65536, (24, 32), np.uint16)
+    depth, holed = rng.integers(1, 65536, (24, 32), np.uint16), shading.tolist()
+    holed[3][4] = None
+    features = datasets.Features(image=datasets.Image(), albedo=datasets.Array3D((24, 32, 3), "uint8"), shading=lists,
+                                 depth=datasets.Array2D((24, 32), "uint16"), plain=datasets.Array2D((24, 32), "float32"))
+    row = dict(image=Image.fromarray(make.room()[0]), albedo=albedo, shading=holed, depth=depth, plain=shading / 65535)
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / "hub/test.parquet")
+    maps = get_data(f"hf:{tmp_path}/hub,depth_scale=1000{streaming}").sample(0, ("albedo", "shading", "depth")).maps
+    torch.testing.assert_close(maps["albedo"], torch.from_numpy(albedo.transpose(2, 0, 1) / np.float32(255)))
+    expected = torch.from_numpy(shading[None] / np.float32(65535))
+    expected[0, 3, 4] = torch.nan
+    torch.testing.assert_close(maps["shading"], expected, equal_nan=True)
+    torch.testing.assert_close(maps["depth"], torch.from_numpy(depth[None] / np.float32(1000)))
+    plain = get_data(f"hf:{tmp_path}/hub,shading=plain{streaming}").sample(0, ("shading",)).maps["shading"]
+    torch.testing.assert_close(plain, torch.from_numpy(shading[None] / np.float32(65535)))
+
+
+def test_images_of_a_hugging_face_dataset_may_be_numbers(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    image = make.room()[0]
+    shape = image.shape
+    features = datasets.Features(image=datasets.Array3D(shape, "uint8"), shares=datasets.Array3D(shape, "float32"),
+                                 wide=datasets.Array3D(shape, "uint16"), odd=datasets.Array3D(shape, "int32"))
+    row = dict(image=image, shares=image / 255, wide=image.astype(np.uint16) * 257, odd=image.astype(np.int32) + 200)
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / "hub/test.parquet")
+    known = get_data(f"hf:{tmp_path}/hub").images([0], 24)
+    for column in ("shares", "wide"):
+        torch.testing.assert_close(get_data(f"hf:{tmp_path}/hub,image={column}").images([0], 24), known, rtol=0, atol=1e-5)
+    with pytest.raises(ImageError, match="what are no codes of an image; expected whole numbers from 0 to 255"):
+        get_data(f"hf:{tmp_path}/hub,image=odd").images([0], 24)
+
+
 def test_a_hugging_face_dataset_that_cannot_be_used(hub, monkeypatch):
     path, _, _ = hub
     with pytest.raises(ValueError, match="split: unknown name 'val'; .*known: train, test"):

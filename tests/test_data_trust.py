@@ -1,18 +1,22 @@
 """Files that ask for more than they hold, point elsewhere, or are not what they look like."""
 import os
+import struct
 import sys
+import zlib
 
 import make_datasets as make
 import numpy as np
 import pytest
 import torch
+from make_images import curve, icc, png16, tiff, xyz
 from PIL import Image
 
 from probes.data import get_data
 from probes.data._check import check
 from probes.data._hdf5 import read_hdf5
 from probes.data._map_files import read_map, read_mask
-from probes.images import ImageError
+from probes.data.colour import linear_to_srgb, srgb_to_linear
+from probes.images import ImageError, write_map
 
 # HDF5
 
@@ -104,6 +108,93 @@ def test_a_tiff_of_floating_point_depth_is_told_what_to_become(tmp_path):
     Image.fromarray(np.ones((24, 32), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a.tif: a picture of floating-point numbers, .*; save it as .npy or .exr"):
         read_map(tmp_path / "a.tif", "depth", unit=1.0)
+
+
+LINEAR_GREY = icc(b"GRAY", {b"wtpt": xyz(0.9642, 1, 0.8249), b"kTRC": curve(1.0)})
+GAMMA = icc(b"RGB ", {b"wtpt": xyz(0.9642, 1, 0.8249), b"rXYZ": xyz(0.43607, 0.22249, 0.01392), b"gXYZ": xyz(0.38515, 0.71687,
+            0.09708), b"bXYZ": xyz(0.14307, 0.06061, 0.71410), **{name: curve(2.2) for name in (b"rTRC", b"gTRC", b"bTRC")}})
+
+
+def test_a_colour_profile_does_not_bend_a_map(tmp_path):
+    codes = np.random.default_rng(0).integers(1, 65536, (24, 32)).astype(np.uint16)
+    Image.fromarray(codes).save(tmp_path / "depth.png", icc_profile=LINEAR_GREY)
+    metres = torch.from_numpy(codes.astype(np.float32) / 1000)[None]
+    torch.testing.assert_close(read_map(tmp_path / "depth.png", "depth", unit=1 / 1000), metres)
+    normal = make.room()[2]
+    Image.fromarray(np.round((normal + 1) * 127.5).astype(np.uint8)).save(tmp_path / "normal.png", icc_profile=GAMMA)
+    told = read_map(tmp_path / "normal.png", "normal", frame="omnidata")
+    assert torch.allclose(told, torch.from_numpy(normal.transpose(2, 0, 1).copy()), atol=0.006)      # and no hole
+    colours = np.random.default_rng(1).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    for intrinsic, stored in (("albedo", colours), ("shading", colours[..., 0])):
+        Image.fromarray(stored).save(tmp_path / "a.png", icc_profile=GAMMA if stored.ndim == 3 else LINEAR_GREY)
+        told = read_map(tmp_path / "a.png", intrinsic).numpy().transpose(1, 2, 0)
+        np.testing.assert_array_equal(told, np.atleast_3d(stored).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("intrinsic", ["albedo", "normal"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_transparent_has_no_value_and_what_is_half_transparent_its_own(tmp_path, bits, intrinsic):
+    top = 2**bits - 1
+    values = np.full((24, 32, 3), 0.25) if intrinsic == "albedo" else (make.room()[2] + 1) / 2
+    stored = np.concatenate([values, np.ones((24, 32, 1))], -1)
+    stored[2, 3, 3], stored[4:, :, 3] = 0, 0.5
+    stored = np.round(stored * top).astype(np.uint8 if bits == 8 else np.uint16)
+    if bits == 8:
+        Image.fromarray(stored).save(tmp_path / "a.png")
+    (tmp_path / "a.tif").write_bytes(tiff(stored))
+    (tmp_path / "b.tif").write_bytes(tiff(np.ascontiguousarray(stored[..., :3])))
+    told = read_map(tmp_path / ("a.png" if bits == 8 else "a.tif"), intrinsic, frame="omnidata")
+    expected = read_map(tmp_path / "b.tif", intrinsic, frame="omnidata")
+    assert not expected.isnan().any()
+    expected[:, 2, 3] = torch.nan
+    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def grey_alpha_16(path, codes):
+    """A PNG of two 16-bit channels, of which Pillow keeps 8 bits each."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + np.stack([row, row * 0 + 65535], -1).astype(">u2").tobytes() for row in codes)
+    head = struct.pack(">IIBBBBB", codes.shape[1], codes.shape[0], 16, 4, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_depth_with_transparency(tmp_path):
+    codes = np.full((24, 32), 5000, np.uint16)
+    codes[2, 3] = 7
+    Image.fromarray(codes).save(tmp_path / "a.png", transparency=7)      # the code of what is transparent
+    for meaning in ("metric", "relative"):
+        told = read_map(tmp_path / "a.png", "depth", unit=1 / 1000, meaning=meaning)
+        assert told[0].isnan().nonzero().tolist() == [[2, 3]] and told[0, 0, 0] == 5
+    grey_alpha_16(tmp_path / "b.png", codes)
+    with pytest.raises(ImageError, match="b.png: 8-bit grey cannot hold depth, and of 16 bits beside an alpha channel 8 are"):
+        read_map(tmp_path / "b.png", "depth", unit=1 / 1000)
+    write_map(tmp_path / "c", np.ones((1, 24, 32), np.float32), "shading", ("png16",))
+    grey_alpha_16(tmp_path / "c-16bit.png", codes)                       # the text beside is still that of 16 bits
+    with pytest.raises(ImageError, match="c-16bit.png: it says what 16-bit codes mean, and they are read as 8 bits; write"):
+        read_map(tmp_path / "c-16bit.png", "shading")
+
+
+def test_codes_of_twelve_bits_are_not_stretched(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(np.full((24, 32, 1), 1000, np.uint16), twelve=True))
+    assert (read_map(tmp_path / "a.tif", "depth", unit=1 / 1000) == 1).all()
+    torch.testing.assert_close(read_map(tmp_path / "a.tif", "shading"), torch.full((1, 24, 32), 1000 / 4095))
+
+
+def test_a_coloured_shading_is_its_mean_light_and_a_coloured_depth_refused(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    light = srgb_to_linear(torch.from_numpy(colours / np.float32(255)).permute(2, 0, 1))
+    torch.testing.assert_close(read_map(tmp_path / "a.png", "shading"), linear_to_srgb(light.mean(0, keepdim=True)))
+    wide = np.full((24, 32, 3), 5000, np.uint16)
+    png16(tmp_path / "b.png", wide)
+    assert (read_map(tmp_path / "b.png", "depth", unit=1 / 1000) == 5).all()
+    wide[3, 4, 2] = 1
+    png16(tmp_path / "b.png", wide)
+    for path in (tmp_path / "a.png", tmp_path / "b.png"):
+        with pytest.raises(ImageError, match=f"{path.name}: its red, green and blue differ; expected depth as grey, .*.npy"):
+            read_map(path, "depth", unit=1 / 1000)
 
 
 def test_maps_are_read_without_their_image(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..images import gather, read_image, stems
 from ..images._made import made_of_photographs
-from ._base import LEAST, layout_of
+from ._base import layout_of
 from ._options import existing, named
 from ._photographs import Photographs
 from ._sample import Sample
@@ -60,14 +60,11 @@ class Images(Photographs):
 
 class ImageFolder(Images):
     """A folder to fit on, a fifth of which is held out: the first by name. It is called by its path alone, unless another
-    layout would recognise itself there. Raises ValueError if there are fewer than ten images."""
+    layout would recognise itself there."""
 
     def __init__(self, folder: str | Path):
         pattern = glob.has_magic(str(folder)) and not Path(folder).expanduser().exists()
         super().__init__(folder if pattern else existing(folder))
-        if self.count < LEAST:
-            raise ValueError(f"data: {folder} holds {self.count} image{'s' * (self.count != 1)}; a probe needs at least "
-                             f"{LEAST}, a fifth of which are held out to score it")
         if pattern or layout_of(Path(self.name)) != "images":
             self.name = named("images", self.name)
 

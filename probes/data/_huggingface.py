@@ -5,7 +5,7 @@
 Columns: `image`, and one for each intrinsic that is there: named as the intrinsic, or by the option of its name. A column may
 hold images (grey of 8 or 16 bits, colour of 8; their codes become maps as `_map_files.read_map` says: depth needs
 depth_scale=, or depth_meaning=relative or disparity, normals frame=) or arrays [H, W], [H, W, C] or [C, H, W] of physical
-values.
+values; albedo and shading in a column of uint8 or uint16 are codes of [0, 1].
 
 Datasets that come with a loading script are refused: no code of a dataset is run. An image that a row does not hold itself but
 names is read only where it is a file of the dataset: a row could name any file of yours, or an address.
@@ -37,7 +37,7 @@ from ._map_files import check_frame, physical, same_size
 from ._options import depth_meaning as checked_meaning
 from ._options import depth_unit, flag, named, number
 from ._photographs import Photographs
-from ._pictures import picture_size, read_picture
+from ._pictures import TOP, picture_size, read_picture
 from ._sample import Sample
 
 ALL = "all"
@@ -175,10 +175,19 @@ class HuggingFace(Photographs):
             if value is None:
                 raise ImageError(f"{name}: the cell is empty; expected a map")
             try:
-                values = np.asarray(value, np.float32)
+                values = np.asarray(value, np.float32)      # what is None in a row is a hole, for which integers have no code
+                if intrinsic in ("albedo", "shading"):
+                    values = values / np.float32(self._peak(self.columns[intrinsic]))
             except (TypeError, ValueError) as error:
                 raise ImageError(f"{name}: it holds {type(value).__name__}, which is no array of numbers ({error})") from error
         return physical(values, intrinsic, name, self._frame or "omnidata", 1.0 if unit is None else unit, meaning=meaning)
+
+    def _peak(self, column: str) -> int:
+        """What 1 is in a column of albedo or shading. A row comes as lists of numbers: only the column knows their dtype."""
+        feature = (self._rows.features or {}).get(column)
+        while isinstance(feature, list) or hasattr(feature, "feature"):     # lists of lists
+            feature = feature[0] if isinstance(feature, list) else feature.feature
+        return {"uint8": 255, "uint16": TOP}.get(getattr(feature, "dtype", None), 1)
 
     def _picture(self, value: Any, name: str) -> Path | Image.Image | np.ndarray:
         """A cell -> what read_image takes."""
@@ -194,7 +203,14 @@ class HuggingFace(Photographs):
         if isinstance(value, Image.Image):
             return value
         if isinstance(value, (list, np.ndarray)):
-            return np.asarray(value, np.uint8)
+            found = np.asarray(value)
+            if found.dtype.kind == "f":                             # in [0, 1], as every array of such numbers
+                return found
+            peak = TOP if self._peak(self.columns["image"]) == TOP else 255
+            if found.dtype.kind not in "iu" or found.size and not 0 <= found.min() <= found.max() <= peak:
+                raise ImageError(f"{name}: it holds what are no codes of an image; expected whole numbers from 0 to {peak}, or "
+                                 "others from 0 to 1")
+            return found.astype(np.uint16 if peak == TOP else np.uint8)
         raise ImageError(f"{name}: the cell holds {type(value).__name__}; expected an image")
 
 

@@ -6,6 +6,7 @@ of, how codes become values, and in what unit. `Facts` is that; whoever reads th
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 from PIL import Image
 
 from ..frames import FRAMES
-from ..images import ImageError, read_image
-from ..images._decode import upright
+from ..images import ImageError
+from ..images._decode import decode, upright
 from ..images._file import open_image, reading
+from .colour import linear_to_srgb, srgb_to_linear
 
 TOP = 65535
 UNITS = {"m": "metric", "relative": "relative", "disparity": "disparity"}      # of depth in write_map -> what it means
@@ -102,33 +104,42 @@ def picture_size(source: Path | Image.Image, name: str) -> tuple[int, int] | Non
 
 def read_picture(source: Path | Image.Image, name: str, intrinsic: str, frame: str | None, unit: float | None,
                  meaning: str = "metric") -> np.ndarray:
-    """The values [H, W, C] that a picture's codes stand for: float32 where the file says it, depth else in units of `unit`; see
-    `_map_files.read_map`."""
+    """The values [H, W, C] that a picture's codes stand for, NaN where it is wholly transparent: float32 where the file says
+    what a depth is, depth else in units of `unit`; see `_map_files.read_map`."""
     facts = picture_facts(source, name) if isinstance(source, Path) else None
     if facts is not None:
         facts.check(intrinsic, meaning, unit is not None, name)
-    codes = _codes(source, name)
+    codes, peak, hole = _codes(source, name)
     if facts is not None:
-        values = codes.astype(np.float64)[..., :facts.channels] * facts.scale + facts.offset
-        if facts.no_value == 0:
-            values[(codes == 0).all(-1)] = np.nan
+        if peak != TOP:
+            raise ImageError(f"{name}: it says what 16-bit codes mean, and they are read as 8 bits; write the map again, "
+                             "without an alpha channel")
+        codes = _one(codes, hole, intrinsic, name) if facts.channels == 1 else codes[..., :facts.channels]
+        values = codes.astype(np.float64) * facts.scale + facts.offset
+        values[hole | (codes == 0).all(-1) if facts.no_value == 0 else hole] = np.nan
         if facts.meaning is None and intrinsic == "depth" and unit is not None:
             values *= unit                              # its text names a unit of its own, or none
         return values.astype(np.float32)
-    if intrinsic in ("albedo", "shading"):
-        return codes if intrinsic == "albedo" else codes[..., :1]
     if intrinsic == "depth":
-        if codes.dtype == np.uint8:
-            raise ImageError(f"{name}: 8-bit grey cannot hold depth; expected 16-bit PNG, .npy or .exr")
+        codes = _one(codes, hole, intrinsic, name)
+        if peak == 255:
+            raise ImageError(f"{name}: 8-bit grey cannot hold depth, and of 16 bits beside an alpha channel 8 are read; "
+                             "expected 16-bit grey PNG, .npy or .exr")
         if unit is None and meaning == "metric":
             raise ImageError(f"{name}: nothing says what its codes are in metres; give depth_scale, the code of one metre: 256 "
                              "for KITTI, 5000 for TUM, 1000 for millimetres")
-        return codes[..., :1]
+        return np.where(hole[..., None], np.nan, codes)             # float64: float32 would say metres
+    values = codes.astype(np.float32) / np.float32(peak)
+    values[hole] = np.nan
+    if intrinsic == "albedo":
+        return values
+    if intrinsic == "shading":
+        return values[..., :1] if _grey(codes, hole) else _mean_light(values)
     if frame is None:
         raise ImageError(f"{name}: nothing says how its colours stand for {intrinsic}; give frame= ({', '.join(FRAMES)}) where "
                          "(n + 1) / 2 was stored, or the map as .npy or .exr")
     # Rounding a component to 8 bits moves a vector's length by up to 0.7 %: well inside what counts as unit.
-    return codes.astype(np.float32) / (255 if codes.dtype == np.uint8 else TOP) * 2 - 1
+    return values * 2 - 1
 
 
 def read_mask_picture(path: Path) -> np.ndarray:
@@ -147,17 +158,33 @@ def read_mask_picture(path: Path) -> np.ndarray:
     return np.ascontiguousarray(upright(known, turn))
 
 
-def _codes(source: Path | Image.Image, name: str) -> np.ndarray:
-    """The integers [H, W, 3] of a picture: uint8, or uint16 where it has more than 8 bits."""
+def _codes(source: Path | Image.Image, name: str) -> tuple[np.ndarray, float, np.ndarray]:
+    """The integers [H, W, 3] of a picture as they are stored, the greatest that they could be, and the holes [H, W], where
+    its alpha is zero. What `read_image` makes of a photograph would be another map: a colour profile bends the values, and
+    pixels over white are neither the map nor a hole."""
     image = open_image(source, name) if isinstance(source, Path) else source
-    with reading(name):
-        mode = image.mode
-        tile = [args[0] if isinstance(args, tuple) and args else args for *_, args in getattr(image, "tile", [])]
-    if isinstance(source, Path):
-        image.close()
-    if mode == "F":
-        raise ImageError(f"{name}: a picture of floating-point numbers, which is not read as a map; save it as .npy or .exr")
-    wide = mode.startswith("I") or any(isinstance(raw, str) and ";16" in raw for raw in tile)
-    peak = TOP if wide else 255
-    pixels = read_image(source, name).pixels.to(torch.float64).numpy().transpose(1, 2, 0)
-    return ((pixels + 1) * (peak / 2)).round().astype(np.uint16 if wide else np.uint8)
+    reopen = (lambda: open_image(source, name)) if isinstance(source, Path) else None
+    with image if isinstance(source, Path) else nullcontext():
+        if image.mode == "F":
+            raise ImageError(f"{name}: a picture of floating-point numbers, which is not read as a map; save it as .npy or "
+                             ".exr")
+        found = decode(image, name, reopen, profile=False)
+    codes = found.colour if found.colour.ndim == 3 else np.broadcast_to(found.colour[..., None], (*found.colour.shape, 3))
+    return codes, found.peak, np.zeros(codes.shape[:2], bool) if found.alpha is None else found.alpha == 0
+
+
+def _grey(codes: np.ndarray, hole: np.ndarray) -> bool:
+    return bool(((codes == codes[..., :1]).all(-1) | hole).all())
+
+
+def _one(codes: np.ndarray, hole: np.ndarray, intrinsic: str, name: str) -> np.ndarray:
+    """[H, W, 3] -> [H, W, 1]. Raises ImageError where the channels differ: no one of them is the map."""
+    if not _grey(codes, hole):
+        raise ImageError(f"{name}: its red, green and blue differ; expected {intrinsic} as grey, one number a pixel; if the "
+                         "colours are for the eye, or pack one number, save the numbers themselves as .npy")
+    return codes[..., :1]
+
+
+def _mean_light(values: np.ndarray) -> np.ndarray:
+    """Of a coloured shading [H, W, 3], sRGB-encoded: the mean of its channels' light, as of Hypersim, encoded again."""
+    return linear_to_srgb(srgb_to_linear(torch.from_numpy(values)).mean(-1, keepdim=True)).numpy()

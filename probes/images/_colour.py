@@ -13,14 +13,18 @@ _SAME = 2  # levels of 255: profiles that differ by no more are two vendors' sRG
 class SRGB:
     """The way from one image's numbers to sRGB.
 
+    Args:
+        image: its embedded profile is looked at
+        used: False where the numbers stand for something else than colour, whatever profile a program left with them
+
     Attributes:
         needed: False where the numbers are sRGB already: no profile, sRGB's own, or one that cannot be used
         note: "" or why a profile was not used
     """
 
-    def __init__(self, image: Image.Image):
+    def __init__(self, image: Image.Image, used: bool = True):
         self.needed, self.note, self._transform = False, "", None
-        profile = image.info.get("icc_profile")
+        profile = image.info.get("icc_profile") if used else None
         if not profile:
             return
         try:

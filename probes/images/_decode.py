@@ -51,13 +51,14 @@ class Decoded:
         return torch.from_numpy(out)
 
 
-def decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | None = None) -> Decoded:
+def decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | None = None, profile: bool = True) -> Decoded:
     """Decodes an open image.
 
     Args:
         image: its current frame is read
         name: for errors
         reopen: opens the same file once more; without it 16-bit colour is read as 8 bits, as Pillow keeps it
+        profile: False: numbers as they are stored, as maps are read, whatever an embedded colour profile makes of them
 
     Raises ImageError for a damaged file, or numbers of a kind that has no agreed range.
     """
@@ -65,7 +66,7 @@ def decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | No
     with reading(name):
         stored = _stored_bits(image)  # loading forgets it
         _load(image)
-        srgb = SRGB(image)
+        srgb = SRGB(image, profile)
         result = _sixteen(image, name, stored, srgb, reopen) or _plain(image, name, srgb)
         turn = image.getexif().get(_ORIENTATION, 1)  # after loading: Pillow turns TIFFs itself, and then says 1
     if srgb.note:

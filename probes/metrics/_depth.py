@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._quantiles import quantiles
 from ._base import MEANINGS, Metric, Protocol, chosen, protocols, register_protocol
 
 NEAREST = 1e-3      # metres: the least depth that a prediction can have, and the lower cap on NYU and KITTI
@@ -153,7 +154,7 @@ def _measure_minmax(prediction: Tensor, target: Tensor, valid: Tensor) -> dict[s
 def _measure_relative(prediction: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
     p, t = chosen(prediction, valid), chosen(target, valid)
     a, b = least_squares(p, t)
-    low, high = t.double().quantile(torch.tensor([0.02, 0.98], dtype=torch.float64, device=t.device))
+    low, high = quantiles(t.double(), (0.02, 0.98))
     difference = (a * p + b - t) / (high - low).clamp_min(1e-9)
     return dict(rms=difference.square().mean().sqrt(), l1=difference.abs().mean())
 

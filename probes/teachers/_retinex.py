@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._quantiles import quantiles
 from ..data.colour import linear_to_srgb, srgb_to_linear
 from ._base import Teacher
 
@@ -45,8 +46,12 @@ def _shading(light: Tensor) -> Tensor:
         edge = (d_chroma.norm(dim=1, keepdim=True) > CHROMATICITY_THRESHOLD) | (d_brightness.abs() > BRIGHTNESS_THRESHOLD)
         kept.append(torch.where(edge, 0.0, d_brightness))       # what is no albedo edge is shading
     log_shading = integrate(*kept)
-    white = log_shading.flatten(1).quantile(0.99, dim=1)[:, None, None, None]
-    return (log_shading - white).clamp(-6, 0).exp()
+    return (log_shading - _white(log_shading)).clamp(-6, 0).exp()
+
+
+def _white(log_shading: Tensor) -> Tensor:
+    """[N, 1, 1, 1]: what a percent of an image's pixels exceed."""
+    return quantiles(log_shading.detach().flatten(1), (0.99,))[0][:, None, None, None]
 
 
 def integrate(d_rows: Tensor, d_columns: Tensor) -> Tensor:
