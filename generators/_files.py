@@ -2,6 +2,7 @@
 what can be made again is kept."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -19,7 +20,8 @@ class OutputError(OSError):
     """A file could not be written; `str()` is one line that names the path, the reason and what to do."""
 
     def __str__(self) -> str:
-        return f"cannot write {self.filename}: {self.strerror}; free some space or choose another folder"
+        full = self.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"cannot write {self.filename}: {self.strerror}; {'free some space or ' * full}choose another folder"
 
 
 def cache_folder(part: str) -> Path:

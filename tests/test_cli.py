@@ -7,7 +7,9 @@ import tiny  # noqa: F401  (registers the teacher)
 import yaml
 from PIL import Image
 
+import probes
 from probes.cli import main
+from probes.metrics import get_protocol
 
 FIT = ["fit", "--generator", "stylegan2-scenes@760k", "--intrinsic", "albedo", "--teacher", "brightness", "--samples", "16",
        "--steps", "20", "--batch", "4", "--evaluate", "6", "--rank", "2"]
@@ -42,6 +44,27 @@ def test_predict_and_evaluate(run, tmp_path, capsys):
     assert values.shape == (3, 3, 64, 64) and values.dtype == np.float32 and Image.open(picture).width > 128
     assert main(["evaluate", str(run), "--seeds", "5", "--controls", "latent"]) == 0
     assert "n = 5" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_probe_that_draws_is_scored_by_any_protocol(run, tmp_path, capsys):
+    asked = ["evaluate", str(run), "--seeds", "5", "--controls", "[]", "--protocol", "image-si/1,image-similarity"]
+    assert main([*asked, "--output", str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "protocol image-si/1; n = 5" in out and "protocol image-similarity/1; n = 5" in out
+    probe, protocol = probes.load(run), get_protocol("image-si/1")
+    drawn = probe.predict(range(5))
+    scores = protocol.score(drawn.map, probe.taught_by().label(drawn.image, "albedo"))
+    told = json.loads((tmp_path / "image-si.json").read_text())
+    assert told["primary"] == "si_rms" and told["metrics"]["si_rms"]["value"] == pytest.approx(float(scores["si_rms"].mean()),
+                                                                                               rel=1e-4)
+    assert (tmp_path / "image-similarity.csv").read_text().count("\n") == 6
+    for more, said in ((["--protocol", "depth-metric"], "protocol: depth-metric/1 is for depth, not albedo"),
+                       (["--protocol", "image-rms/9"], "expected image-rms/1, the version that this software has, got"),
+                       (["--count", "4"], "count: without --data a probe is scored on seeds")):
+        assert main(["evaluate", str(run), *more]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["evaluate", "scenes", "--intrinsic", "normal"]) == 1
+    assert "probes evaluate scenes --data scenes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("what", "word"), [("generators", "stylegan2-scenes"), ("intrinsics", "shading"),

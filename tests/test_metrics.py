@@ -7,8 +7,9 @@ import torch
 
 import probes
 from generators._names import UnknownNameError
-from probes import metrics
+from probes import _quantiles, metrics
 from probes.frechet import frechet_distance
+from probes.report import result_table
 from probes.teachers import get_teacher
 from probes.teachers._retinex import integrate
 
@@ -43,8 +44,11 @@ def test_depth_and_rms_by_hand():
 
 def test_intervals_cover_and_skill_is_paired():
     rng = np.random.default_rng(1)
-    means = [metrics.bootstrap_mean(rng.normal(3, 1, 100), seed=i) for i in range(100)]
+    drawn = [rng.normal(3, 1, 100) for _ in range(100)]
+    means = [metrics.bootstrap_mean(values, seed=i) for i, values in enumerate(drawn)]
     assert 88 <= sum(lo < 3 < hi for lo, hi in means) <= 100
+    wide = np.mean([(hi - lo) / (2 * 1.96 * values.std() / 10) for (lo, hi), values in zip(means, drawn, strict=True)])
+    assert wide == pytest.approx(1, abs=0.03)                                   # 0.84 were they 90 % intervals
     trivial = rng.uniform(1, 9, 200)
     lo, hi = metrics.bootstrap_skill(trivial / 2, trivial)
     assert lo == pytest.approx(0.5) and hi == pytest.approx(0.5)
@@ -100,6 +104,62 @@ def test_retinex_separates_a_painted_edge_from_a_gradient():
     assert (shading[12, 16] / shading[20, 16]).item() == pytest.approx(1, abs=0.1)
     with pytest.raises(ValueError, match="cannot label normal.*albedo"):
         get_teacher("retinex", "normal")
+
+
+def test_one_sample_has_no_interval():
+    """Resampling it would say that it is certain."""
+    rng = torch.Generator().manual_seed(0)
+    maps, target, base = (torch.rand(1, 3, 8, 8, generator=rng) for _ in range(3))
+    protocol = metrics.get_protocol("image-rms")
+    own, trivial = ({k: v.numpy() for k, v in protocol.score(m, target).items()} for m in (maps, base))
+    told = metrics.summarise(protocol, own, trivial, {})
+    assert told["rms"]["ci95"] is None and told["rms"]["skill_ci95"] is None and told["rms"]["skill"] is not None
+    assert "±" not in str([c for column in result_table(dict(protocol="p", primary="rms", metrics=told, seeds=[0, 1],
+                                                             against="x 1")).columns for c in column.cells])
+
+
+@pytest.fixture
+def small_quantiles(monkeypatch):
+    """Images of more values than torch finds quantiles of, as photographs of 24 megapixels have: here from 501 on."""
+    known = torch.Tensor.nanquantile
+
+    def nanquantile(self, q, dim=None, **options):
+        if self.shape[dim] > 500:
+            raise RuntimeError("quantile() input tensor is too large")
+        return known(self, q, dim, **options)
+
+    monkeypatch.setattr(torch.Tensor, "nanquantile", nanquantile)
+    monkeypatch.setattr(_quantiles, "_MOST", 500)
+
+
+def test_quantiles_of_more_values_than_torch_takes():
+    values = torch.arange(2**24 + 2**12).view(1, -1).float()
+    values[0, 0] = torch.nan
+    low, high = _quantiles.quantiles(values, (0.01, 0.99))
+    assert low.shape == (1,) and float(high) == pytest.approx(0.99 * (2**24 + 2**12), rel=1e-6) and float(low) > 1e5
+
+
+@pytest.mark.parametrize("what", ["retinex", "percentile"])
+def test_large_images_are_labelled_and_encoded_as_small_ones(what, request):
+    def made():
+        image = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+        if what == "retinex":
+            return get_teacher("retinex", "shading").label(image * 2 - 1, "shading")
+        return probes.get_intrinsic("depth").with_options(dict(encoding="percentile")).to_image(image[:, :1] + 1)
+
+    expected = made()
+    request.getfixturevalue("small_quantiles")
+    torch.testing.assert_close(made(), expected, rtol=0, atol=1e-6)
+
+
+def test_relative_depth_of_large_maps_is_scored(small_quantiles):
+    rng = torch.Generator().manual_seed(0)
+    t = torch.rand(1, 1, 40, 50, generator=rng)
+    p = t + 0.1 * torch.rand(1, 1, 40, 50, generator=rng)
+    a, b = np.polyfit(p.flatten().double(), t.flatten().double(), 1)
+    low, high = np.quantile(t.double(), [0.02, 0.98])
+    score = metrics.get_protocol("depth-relative").score(p, t)
+    assert float(score["rms"]) == pytest.approx(float(((a * p + b - t) / (high - low)).square().mean().sqrt()), rel=1e-5)
 
 
 def test_relative_depth_is_compared_between_its_ends():

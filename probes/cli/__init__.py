@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable
 from inspect import signature
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, Namespace
 
 from ._data import data
 from ._files import convert, export, import_
 from ._label import label
 from ._list import list_
+from ._parser import Parser
 from ._runs import predict
 from ._score import evaluate
 from ._spelling import spelled
@@ -20,17 +21,17 @@ _FREE = {"images": "photographs, folders of them, patterns", "names": "these alo
 _RESUMED = ("fit", "label", "evaluate", "predict", "study")
 
 
-def _parser() -> tuple[ArgumentParser, dict[str, Callable]]:
+def _parser() -> tuple[Parser, dict[str, Callable]]:
     from .._fit import fit
 
     # name -> (function, whether required arguments are positional, arguments that are no options of the command)
     commands = {"fit": (fit, False), "list": (list_, True), "predict": (predict, True), "evaluate": (evaluate, True),
                 "convert": (convert, True), "export": (export, True), "import": (import_, False),
                 "label": (label, True), "data": (data, True), "study": (study, True)}
-    parser = ArgumentParser(prog="probes", description=__doc__)
+    parser = Parser(prog="probes", description=__doc__)
     sub = parser.add_subcommands(required=True)
     for name, (function, positional) in commands.items():
-        own = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
+        own = Parser(description=(function.__doc__ or "").split("\n\n")[0])
         own.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
         several = [free for free in _FREE if free in signature(function).parameters]     # these follow the command, without --
         own.add_function_arguments(function, as_group=False, as_positional=positional, skip=set(several))

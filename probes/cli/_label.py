@@ -6,7 +6,7 @@ import sys
 
 def label(images: list[str] = [], teacher: str = "auto", intrinsic: str = "normal", output: str = "labels",  # noqa: B006
           formats: list[str] = ["npy"], first: int = 0, count: int | None = None, with_images: bool = False,  # noqa: B006
-          batch: int | None = None, threads: int | None = None, device: str = "cpu", overwrite: bool = False) -> None:
+          batch: int | None = None, threads: int | None = None, device: str = "auto", overwrite: bool = False) -> None:
     """Labels images with a teacher's maps; goes on where it was left, and the folder is a teacher itself: labels:FOLDER.
 
     Args:
@@ -34,4 +34,6 @@ def label(images: list[str] = [], teacher: str = "auto", intrinsic: str = "norma
     kept = f", {done.kept} kept" if done.kept else ""
     print(f"{output}: {intrinsic} of {done.written} images{kept}; use it with --teacher labels:{output}")
     if done.failed:
-        raise ValueError(f"{len(done.failed)} of the images could not be labelled; the others are done")
+        others = "; the others are done" if done.written + done.kept else ""
+        total = len(done.failed) + done.written + done.kept
+        raise ValueError(f"{len(done.failed)} of {total} images could not be labelled{others}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def predict(run: str, images: list[str] = [], seeds: int | None = None, first_seed: int | None = None,  # noqa: B006
             classes: list[int] | None = None, output: str | None = None, formats: list[str] = ["npy", "png"],  # noqa: B006
-            size: int | None = None, policy: str = "resize", overwrite: bool = False, device: str = "cpu") -> None:
+            size: int | None = None, policy: str = "resize", overwrite: bool = False, device: str = "auto") -> None:
     """Draws images and their intrinsic with a saved probe, or the intrinsic of photographs.
 
     Args:
@@ -55,18 +55,24 @@ def _predict_photos(probe, images: list[str], output: str, formats: list[str], s
     from .._console import Reporter
     from .._photos import predict_folder
 
-    reporter = Reporter()
+    reporter, total = Reporter(), 0
     with reporter.bar("photographs") as update:
-        written, failed = predict_folder(probe, images, output, formats, size, policy, overwrite, update, reporter.say)
+        def told(done: int, all_: int, name: str) -> None:
+            nonlocal total
+            total = all_
+            update(done, all_, name)
+
+        written, failed = predict_folder(probe, images, output, formats, size, policy, overwrite, told, reporter.say)
     for line in failed:
         print(line, file=sys.stderr)
     print(f"{output}: {probe.intrinsic.name} of {written} photographs ({probe.intrinsic.description})")
     if failed:
-        raise ValueError(f"{len(failed)} of the images were left out; the others are done")
+        raise ValueError(f"{len(failed)} of {total} images were left out" + "; the others are done" * (total > len(failed)))
 
 
 def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent", "rgb"],  # noqa: B006
-             against: str | None = None, device: str = "cpu", protocol: list[str] | None = None) -> None:
+             against: str | None = None, device: str = "auto", protocol: list[str] | None = None,
+             output: str | None = None) -> None:
     """Scores a saved probe again, on any number of unseen seeds, and prints a table, by each protocol if several are named.
 
     Args:
@@ -76,11 +82,12 @@ def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent"
         against: exact, for data with exact maps, or a teacher; by default what the run was scored against before
         device: cpu, cuda or auto
         protocol: by name; auto, all that apply; by default the intrinsic's own
+        output: folder for NAME.json and NAME.csv, a row a seed, of every protocol; none by default
     """
     from rich.console import Console
 
     from .._probe import load
-    from ..report import result_table
+    from ..report import result_table, write_csv, write_json
     from ..scoring._choice import choose
 
     probe = load(run, device=device)
@@ -92,3 +99,7 @@ def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent"
     for name in asked or [None]:
         result = probe.evaluate(seeds, controls, against=against, protocol=name)
         Console(highlight=False).print(result_table(result.metrics, probe.record))
+        if output:
+            file = Path(output) / result.metrics["protocol"].partition("/")[0]
+            written = write_json(f"{file}.json", result.metrics), write_csv(f"{file}.csv", result.rows)
+            print(*written, sep=", ")

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 
 from .._record import read_record
+from ..teachers import teachers
 
 # Why samples may be left out without anything being wrong: the command then ends well.
 _HARMLESS = ("empty mask",)
@@ -15,7 +17,7 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
              output: str | None = None, first: int | None = None, count: int | None = None, size: int | None = None,
              policy: str = "resize", frame: str | None = None, meaning: str | None = None, unit: float | None = None,
              allow_holes: bool = False, trivial: int = 200, batch: int | None = None, threads: int | None = None,
-             device: str = "cpu", overwrite: bool = False) -> None:
+             device: str = "auto", overwrite: bool = False) -> None:
     """Scores a probe again, on unseen seeds with its controls; or, with --data, a probe, a teacher or a folder of predictions
     on the maps of data, by several protocols side by side; --protocol alone, where a probe has data, means that.
 
@@ -28,7 +30,7 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
         controls: without data: latent, rgb
         against: without data: exact, for data with exact maps, or a teacher; by default what the run was scored against before
         intrinsic: of a teacher or folder
-        output: folder for scores.json and samples.csv; scores/SOURCE-DATA-INTRINSIC by default
+        output: folder for the figures and a table with a row a sample; on data scores/SOURCE-DATA-INTRINSIC by default
         first: sample
         count: how many samples; all by default
         size: of a probe, of the shorter side as it sees an image
@@ -47,7 +49,14 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
     if data is None and (not protocol or _draws(source)):
         from ._runs import evaluate as again
 
-        again(source, seeds, controls, against, device, protocol)
+        if source in teachers():
+            raise ValueError(f"data: a teacher is scored on maps: probes evaluate {source} --data scenes")
+        given = dict(intrinsic=intrinsic, first=first, count=count, size=size, policy=policy, frame=frame, meaning=meaning,
+                     unit=unit, allow_holes=allow_holes, trivial=trivial, batch=batch, threads=threads, overwrite=overwrite)
+        if wrong := [name for name, value in given.items() if value != signature(evaluate).parameters[name].default]:
+            raise ValueError(f"{wrong[0]}: without --data a probe is scored on seeds, against its teacher; give --data to "
+                             f"score it on maps, or leave --{' and --'.join(wrong)} out")
+        again(source, seeds, controls, against, device, protocol, output)
         return
     if wrong := [name for name, value in dict(seeds=seeds, against=against).items() if value is not None]:
         raise ValueError(f"{wrong[0]}: with --data or --protocol, samples of data are scored against its maps; leave "
@@ -64,7 +73,7 @@ def _draws(source: str) -> bool:
 def score(source: str, data: str | None, protocol: list[str], intrinsic: str | None = None, output: str | None = None,
           first: int | None = None, count: int | None = None, size: int | None = None, policy: str = "resize",
           frame: str | None = None, meaning: str | None = None, unit: float | None = None, allow_holes: bool = False,
-          trivial: int = 200, batch: int | None = None, threads: int | None = None, device: str = "cpu",
+          trivial: int = 200, batch: int | None = None, threads: int | None = None, device: str = "auto",
           overwrite: bool = False) -> None:
     """Scores on data, shows the table, and tells what was left out."""
     from rich.console import Console

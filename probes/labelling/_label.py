@@ -71,7 +71,7 @@ class Labelled:
 
 def label(images: Any, teacher: str | Teacher = "auto", intrinsic: str | Sequence[str] = "normal",
           output: str | Path = "labels", formats: Sequence[str] = ("npy",), first: int = 0, count: int | None = None,
-          with_images: bool = False, batch: int | None = None, threads: int | None = None, device: str = "cpu",
+          with_images: bool = False, batch: int | None = None, threads: int | None = None, device: str = "auto",
           overwrite: bool = False, quiet: bool = False) -> Labelled:
     """Labels images with a teacher's maps, at the images' own sizes.
 

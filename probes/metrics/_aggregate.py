@@ -27,7 +27,7 @@ _COARSE = 10            # bins of a histogram taken together for the intervals: 
 
 
 def aggregate(protocol: Protocol, scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict]:
-    """Per-sample scores -> {metric: {"value", "ci95": [low, high], "n"}}.
+    """Per-sample scores -> {metric: {"value", "ci95": [low, high], or None for one sample, "n"}}.
 
     Args:
         scores: what `protocol.score` returned for all samples, as arrays; samples without a valid pixel (NaN) have no part
@@ -105,6 +105,8 @@ def _figure(protocol: Protocol, metric: str, tables: list[Scores], combine: Comb
                              "`probes data check`")
     pools = [_pool(protocol, metric, _kept(t, known)) for t in tables]
     value = combine([pool(np.ones((1, count))) for pool in pools])[0]
+    if count == 1:                       # resampling one sample says that it is certain
+        return dict(value=float(value), ci95=None, n=count)
     drawn = [combine([pool(weights) for pool in pools]) for weights in _resampled(count, resamples, seed)]
     return dict(value=float(value), ci95=_percentiles(np.concatenate(drawn)), n=count)
 

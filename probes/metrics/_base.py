@@ -188,10 +188,14 @@ def register_protocol(protocol: Protocol) -> Protocol:
 
 
 def get_protocol(name: str) -> Protocol:
-    """By name. Raises UnknownNameError with the nearest names."""
-    if name not in _PROTOCOLS:
+    """By name, or NAME/VERSION as tables have it. Raises UnknownNameError with the nearest names, ValueError for a version that
+    this software does not have."""
+    found = _PROTOCOLS.get(name.partition("/")[0])
+    if found is None:
         raise unknown("protocol", name, _PROTOCOLS)
-    return _PROTOCOLS[name]
+    if name not in (found.name, str(found)):
+        raise ValueError(f"protocol: expected {found}, the version that this software has, got {name!r}")
+    return found
 
 
 def protocols() -> dict[str, Protocol]:

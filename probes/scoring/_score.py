@@ -67,7 +67,7 @@ def score(source: str | Path | Probe | Teacher, data: str | Path | Data | None =
           protocol: str | Sequence[str] = AUTO, intrinsic: str | None = None, output: str | Path | None = None,
           first: int | None = None, count: int | None = None, size: int | None = None, policy: str = "resize",
           frame: str | None = None, meaning: str | None = None, unit: float | None = None, allow_holes: bool = False,
-          trivial: int = 200, batch: int | None = None, threads: int | None = None, device: str = "cpu",
+          trivial: int = 200, batch: int | None = None, threads: int | None = None, device: str = "auto",
           overwrite: bool = False, quiet: bool = True) -> Scored:
     """Scores predictions against the maps that data knows, at the images' own sizes.
 

@@ -27,7 +27,7 @@ def score_table(results: dict) -> RenderableType:
         table.add_row(Text(f"{name}/{protocol['version']}{of}", style="bold"), *[""] * (len(table.columns) - 1))
         for key, metric in protocol["metrics"].items():
             places = _places(metric)
-            low, high = metric["ci95"]
+            low, high = metric["ci95"] or (None, None)
             cells = [_number(metric["value"], places), f"{_number(low, places)} … {_number(high, places)}"]
             if results["trivial"]:
                 cells += [_number(metric.get("trivial"), places), _number(metric.get("skill"), 2)]
@@ -57,7 +57,7 @@ def _label(metric: dict) -> str:
 
 def _places(metric: dict) -> int:
     """Decimals that leave two digits of the interval's half width, 1 … 5 of them."""
-    half = (metric["ci95"][1] - metric["ci95"][0]) / 2
+    half = (metric["ci95"][1] - metric["ci95"][0]) / 2 if metric["ci95"] else 0
     return next((places for places in range(1, 5) if half * 10**places >= 5), 5) if half > 0 else 3
 
 

@@ -61,7 +61,7 @@ def score(cell: Cell, place: Path, device: str) -> Row:
     record, metrics = probe.record, probe.last_evaluation.metrics
     generator = record["generator"]
     entry, request, training = metrics["metrics"][metrics["primary"]], record["request"], record["training"]
-    (error_low, error_high), (skill_low, skill_high) = entry["ci95"], entry["skill_ci95"] or (None, None)
+    (error_low, error_high), (skill_low, skill_high) = (entry[ci] or (None, None) for ci in ("ci95", "skill_ci95"))
     controls = {}
     for name, control in entry["controls"].items():
         if name in CONTROLS:            # a study that has columns for the intervals keeps them
