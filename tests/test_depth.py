@@ -172,7 +172,8 @@ def test_exact_maps_with_holes_are_fitted_and_scored_in_latents(intrinsic, encod
     settings = {**SMALL, "intrinsic": intrinsic, "teacher": "exact", "samples": 12, "steps": 3, "evaluate": 4}
     probe = probes.fit(generator, data=Holes(), encoding=encoding, out=str(tmp_path / "run"), **settings)
     bank = probe.training_bank()
-    assert torch.from_numpy(bank.latents.copy()).isnan().any() and torch.isfinite(bank.mean).all()
+    unknown = torch.from_numpy(bank.latents.copy()).isnan()             # two rows of eight show the hole, one is next to it
+    assert unknown[:, :, :3].all() and not unknown[:, :, 3:].any() and torch.isfinite(bank.mean).all()
     rows = probe.last_evaluation.rows
     assert len(rows) == 4 and all(value == value for row in rows for key, value in row.items() if key != "seed")
 
@@ -265,16 +266,18 @@ def test_a_regression_learns_from_the_pixels_that_are_there():
     assert errors[1] < errors[0] + 0.1
 
 
-def test_a_long_code_of_few_images_says_no_less_than_nothing():
-    """More numbers a code than images: what its many small directions say of the bank is noise on other images."""
+@pytest.mark.parametrize("length, noise, most", [(1000, 0.1, 0.5), (80, 1.0, 0.85)])
+def test_a_long_code_of_few_images_says_no_less_than_nothing(length, noise, most):
+    """More numbers a code than images, or nearly as many: what its many small directions say of the bank is noise on other
+    images, and the smallest penalty, which is best on the images that it is fitted on, says less than nothing of those."""
     from types import SimpleNamespace
 
     from probes._controls import LatentRegression
 
     rng = torch.Generator().manual_seed(0)
-    scales = 1 / torch.arange(1, 1001.0)                                    # as an image's latents: few directions say most
-    codes = torch.randn(500, 1000, generator=rng) * scales
-    target = (codes[:, :2].sum(1) + 0.1 * torch.randn(500, generator=rng)).view(-1, 1, 1, 1)
+    scales = 1 / torch.arange(1, 1001.0) if length == 1000 else 1.0         # as an image's latents: few directions say most
+    codes = torch.randn(500, length, generator=rng) * scales
+    target = (codes[:, :2].sum(1) + noise * torch.randn(500, generator=rng)).view(-1, 1, 1, 1)
 
     class Kept:
         targets = target[:100].numpy()
@@ -291,7 +294,7 @@ def test_a_long_code_of_few_images_says_no_less_than_nothing():
     generator = SimpleNamespace(latent=lambda state: state["code"])
     said = LatentRegression(generator, Kept()).predict(generator, {"code": codes[100:]})[:, :1]
     error, trivial = ((a - target[100:]).square().mean().sqrt() for a in (said, target[:100].mean()))
-    assert error < 0.5 * trivial
+    assert error < most * trivial
 
 
 def test_a_teacher_that_must_know_everything_may_not_say_nan(tmp_path):

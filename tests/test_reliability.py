@@ -39,6 +39,10 @@ def weights(folder: Path):
     return safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
+def curve(folder: Path):
+    return json.loads((folder / "probe.json").read_text())["training"]["curve"]
+
+
 def test_killed_fits_end_in_the_same_weights(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert start(straight, tmp_path / "cache", 120).wait(300) == 0
@@ -58,6 +62,7 @@ def test_killed_fits_end_in_the_same_weights(tmp_path):
     assert start(killed, tmp_path / "other-cache", 120).wait(300) == 0
     expected, found = weights(straight), weights(killed)
     assert all(torch.equal(expected[k], found[k]) for k in expected) and set(expected) == set(found)
+    assert curve(killed) == curve(straight) and len(curve(killed)) == 6         # the means of 20 losses each, none lost
 
 
 def test_two_processes_share_one_bank(tmp_path):
@@ -189,6 +194,11 @@ def test_a_fit_that_turns_nan_keeps_the_last_good_adapter(tmp_path, at, what):
         probes.fit("stylegan2-scenes@760k", poisoned(at, what), **settings)
     assert all(torch.isfinite(v).all() for v in weights(tmp_path / "bad").values())
     assert max(v.abs().max() for k, v in weights(tmp_path / "bad").items() if "lora_B" in k) > 0
+    if what == "loss":          # it is of the weights in use: kept are those of the step before, as of a gradient there
+        with pytest.raises(probes.DivergedError, match=f"gradient is nan at step {at - 1}"):
+            probes.fit("stylegan2-scenes@760k", poisoned(at - 1, "gradient"), **settings | {"out": str(tmp_path / "before")})
+        before = weights(tmp_path / "before")
+        assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "bad").items())
     assert probes.load(tmp_path / "bad").record["training"]["status"] == "diverged"
     # It is not taken for a finished run: the same call fits again.
     again = probes.fit("stylegan2-scenes@760k", "shading", **settings)
@@ -242,6 +252,7 @@ def test_a_fit_that_overwrites_is_taken_up_by_the_same_call(tmp_path, taken_up):
     probes.fit(FAMILIES["stylegan2"][0](), **again)
     assert taken_up == [20, 40]
     assert all(torch.equal(value, weights(folder)[name]) for name, value in weights(straight).items())
+    assert curve(folder) == curve(straight)
     cut_short(KeyboardInterrupt(), **again)                                     # of a finished one nothing is taken up,
     cut_short(KeyboardInterrupt(), **{**again, "learning_rate": 0.02})          # nor of another,
     (folder / "training-state").write_bytes(b"damaged")

@@ -72,6 +72,26 @@ def test_depth_by_several_protocols(rooms):
     assert some.results["trivial"]["samples"] == 9 and some.results["identity"]["intrinsic"] == "depth"
 
 
+def test_the_mean_map_is_of_unit_normals_and_compared_where_a_prediction_is(rooms, tmp_path):
+    """By hand, of pictures of one size: mean normals that stay short have another L1, and pixels that a prediction leaves out
+    would make its skill a comparison of different parts of the pictures."""
+    rooms.paths = [path for i, path in enumerate(rooms.paths) if i % 4 in (1, 2)]
+    rooms.count = len(rooms.paths)
+    folder = predictions(rooms, tmp_path / "p", change=lambda x: x.index_fill(2, torch.arange(25), torch.nan))
+    found = score(folder, rooms, "normal-per-image", intrinsic="normal", trivial=20, allow_holes=True)
+    known, samples = (slice(None), slice(5, None), slice(25, None)), [rooms.sample(i, ("normal",)) for i in range(6)]
+    truths = torch.stack([s.maps["normal"][known] for s in samples])
+    said = torch.stack([Slopes().label(s.image[None], "normal")[0][known] for s in samples])
+    mean = torch.nn.functional.normalize(truths.mean(0, keepdim=True), dim=1)
+    figures = dict(mean_angular_error=lambda p: torch.rad2deg(torch.arccos((p.double() * truths).sum(1).clamp(-1, 1))).mean(),
+                   l1=lambda p: 100 * (p - truths).abs().mean())
+    for name, by_hand in figures.items():
+        metric = found.results["protocols"]["normal-per-image"]["metrics"][name]
+        value, trivial = float(by_hand(said)), float(by_hand(mean))
+        got = [metric[figure] for figure in ("value", "trivial", "skill")]
+        assert got == pytest.approx([value, trivial, 1 - value / trivial], rel=1e-4)
+
+
 def test_which_protocols_apply():
     names = [p.name for p in choose("auto", "normal", "", "")[0]]
     assert names[:2] == ["normal-per-image", "normal-pooled"] and not any("depth" in n for n in names)

@@ -164,6 +164,10 @@ def test_distances_are_of_a_fingerprint_and_a_digest(tmp_path, monkeypatch):
         return [distances.beside(row)["frechet"] for _ in range(2)]
 
     assert value() == [1, 1] == value()
+    control = row | dict(generator="stylegan2-scenes", weights="random:0")       # what was never trained is not that far away
+    for distances in (_distances.Distances(tmp_path, network), _distances.Distances(tmp_path)):
+        distances.open()
+        assert distances.beside(control) == control and distances.beside(control | dict(weights="pretrained"))["frechet"] > 0
     Built.fingerprint = "f2"                            # another checkpoint under the same name
     assert value() == [2, 2]
     with torch.no_grad():

@@ -179,6 +179,9 @@ def test_fid_needs_six_generators_one_detector_and_a_distance():
             detector="scenes", frechet_samples=2500) | given)) for i in range(n)]
 
     assert FID.verdict(levels(6)).kind == "reproduced" and FID.verdict(levels(5)).kind == "not testable here"
+    # Two levels of skill that distances tell apart: its sign is sure, but one pairing in ten is as strongly correlated.
+    unsure = FID.verdict([r | dict(skill=0.1 * (i > 2)) for i, r in enumerate(levels(6))])
+    assert unsure.kind == "not reproduced" and ", −0.67] (n = 6, p = 0.1)" in unsure.reason
     half = FID.verdict(levels(7) + [r | dict(intrinsic="depth") for r in levels(3)])
     assert half.kind == "not testable here" and "depth (n = 3)" in half.reason
     mixed = [*levels(7)[:5], *levels(7, detector="inception")[5:]]
