@@ -86,6 +86,9 @@ def load(generator: str | Path | Generator, weights: str = "pretrained", device:
     if kind not in ("pretrained", "random", "crossed") or (seed and (kind == "pretrained" or not seed.isdigit())):
         raise ValueError(f"weights: expected 'pretrained', 'random', 'random:SEED', 'crossed' or 'crossed:SEED', "
                          f"got {weights!r}")
+    if not isinstance(generator, (str, Path, Generator)):
+        raise ValueError(f"generator: expected a name, the path of a checkpoint or a Generator, got {generator!r:.80}; `probes "
+                         "list generators` shows the names")
     if isinstance(generator, Generator):
         if fixed := [*options, *(k for k, v in dict(config=config, revision=revision, variant=variant).items() if v)]:
             raise ValueError(f"generator_options: {', '.join(fixed)} cannot be changed on a generator that is already built; "

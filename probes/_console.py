@@ -59,7 +59,7 @@ class Reporter:
                 rate = (done - began[1]) / (now - began[0]) if done > began[1] and now > began[0] else None
                 speed = "" if rate is None else f", {rate:.3g}/s"
                 left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-                self.say(f"{what}: {done}/{total}{speed}{left}{note and ', '}{note}")
+                self.say(f"{what}: {done}/{total}{note and ' '}{note}{speed}{left}")
                 last = now
 
         return update

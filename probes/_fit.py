@@ -16,6 +16,7 @@ from generators import Generator
 from generators._base import check_classes
 
 from . import _depth
+from ._arguments import names, numbers, plain_options, whole_numbers
 from ._bank import Bank, Request, open_bank
 from ._console import Reporter
 from ._controls import CLOSED_FORM, TRAINED, UNTRAINED, Shuffled
@@ -29,6 +30,7 @@ from ._tracking import Tracker, check_report_to, start_tracker
 from ._train import DivergedError, Schedule, train
 from .data import Data, default_data, get_data
 from .teachers import Teacher, default_teacher, get_teacher, teachers
+from .teachers._labels import resolved
 
 FIRST_TRAINING_SEED = 1_000_000
 
@@ -129,6 +131,11 @@ def fit(
     DivergedError if the loss stops being finite (the last good adapter is saved first), OutputError if `out` cannot be
     written, ProcessesError if another process of the launch fails.
     """
+    controls, options = names("controls", controls), plain_options("generator_options", generator_options)
+    method_options = plain_options("method_options", method_options)
+    accumulate, evaluate, seed = whole_numbers(accumulate=accumulate, evaluate=evaluate, seed=seed)
+    rank, samples, steps, batch = whole_numbers(True, rank=rank, samples=samples, steps=steps, batch=batch)
+    alpha, learning_rate = numbers(True, alpha=alpha, learning_rate=learning_rate)
     kind = check_arguments(method, method_options, rank, alpha, scope, controls,
                            dict(rank=rank, samples=samples, steps=steps, batch=batch, accumulate=accumulate), learning_rate,
                            evaluate, seed)
@@ -138,14 +145,13 @@ def fit(
     _check_teachers(against, other=())
     processes = join(device)
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes),
-                     accumulated(accumulate, processes), save_every)
+                     accumulated(accumulate, processes), *numbers(save_every=save_every))
     if note := launch_note(processes):
         manner.reporter.say(note)
     if isinstance(generator, Generator) and generator.weights.startswith("crossed"):
         raise ValueError("generator: a crossed generator cannot be fitted by itself, since its targets are another's; give "
                          "the pretrained one with weights='crossed'")
     with processes:
-        options = generator_options or {}
         built = generators.load(generator, weights, manner.device, **options)
         _check_controls(built, controls)
         if built.driven_by == "images" and "crossed" in controls:
@@ -168,10 +174,10 @@ def fit(
             classes = check_classes(built, range(len(classes) or 1), classes)
         settings = Settings(built.address, bound.name, teacher.name,
                             method, rank, alpha, scope, built.weights, **taken,
-                            evaluate=evaluate, controls=list(controls), seed=seed, classes=classes,
+                            evaluate=evaluate, controls=controls, seed=seed, classes=classes,
                             generator_options={**built.options, **built.origin}, data=images.name if images else None,
-                            prompt=(prompt or bound.prompt or bound.name) if built.reads_text else None, against=against,
-                            mixed_precision=processes.mixed_precision, method_options=dict(method_options or {}))
+                            prompt=(prompt or bound.prompt or bound.name) if built.reads_text else None,
+                            against=resolved(against), mixed_precision=processes.mixed_precision, method_options=method_options)
         settings = _within(settings, images, manner.reporter)
         _schedule(settings).shares(0, settings.samples, manner.accumulate, processes.index, processes.count)
         folder = Path(out) if out else default_folder(settings)

@@ -16,7 +16,7 @@ for pixel-space generators (arXiv 2311.17137, section 3): 1 - cos + L1 for norma
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch.nn.functional as F
@@ -67,7 +67,8 @@ class Intrinsic:
         if self.name != "depth":
             return chosen
         _depth.check(chosen.options)
-        return replace(chosen, protocol=_depth.PROTOCOLS.get(chosen.options["encoding"], "depth-metric"))
+        return replace(chosen, protocol=_depth.PROTOCOLS.get(chosen.options["encoding"], "depth-metric"),
+                       description=_depth.DESCRIPTIONS[chosen.meaning])
 
     @property
     def meaning(self) -> str:
@@ -107,9 +108,12 @@ def register_intrinsic(intrinsic: Intrinsic) -> Intrinsic:
 
 
 def get_intrinsic(name: str | Intrinsic) -> Intrinsic:
-    """By name, or the intrinsic itself. Raises UnknownNameError with the nearest names."""
+    """By name, or the intrinsic itself. Raises UnknownNameError with the nearest names, ValueError for several."""
     if isinstance(name, Intrinsic):
         return name
+    if not isinstance(name, str):
+        got = f"a {type(name).__name__}" if isinstance(name, Iterable) else repr(name)
+        raise ValueError(f"intrinsic: expected one name, got {got}; fit each by itself, as intrinsic='normal'")
     if name not in _REGISTRY:
         raise UnknownNameError(f"{unknown('intrinsic', name, _REGISTRY)}; one of your own is made known with "
                                "probes.register_intrinsic")
@@ -126,7 +130,7 @@ register_intrinsic(Intrinsic(
     "unit vectors turned towards the viewer; axes x right, y down, z forward", prompt="surface normal"))
 register_intrinsic(Intrinsic(
     "depth", 1, _depth.encode, _depth.decode, F.mse_loss, "depth-metric",
-    "z-depth in metres, or relative: the encoding says which (see `probes._depth`)", dict(_depth.OPTIONS), prompt="depth map"))
+    "z-depth in metres, or relative where the teacher or --encoding has it so", dict(_depth.OPTIONS), prompt="depth map"))
 register_intrinsic(Intrinsic(
     "albedo", 3, _to_signed, lambda x, o: (x.clamp(-1, 1) + 1) / 2, F.mse_loss, "image-rms",
     "diffuse reflectance, sRGB-encoded, [0, 1]"))

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from generators._base import check_classes
 from generators._files import file_sha256
 from generators._names import unknown
 
+from ._arguments import names, seed_list, seed_range
 from ._bank import Bank, Request, batch_size, drawn, open_bank
 from ._controls import CLOSED_FORM, Trivial
 from ._files import OutputError, write_bytes_atomically, write_text_atomically
@@ -130,9 +130,7 @@ class Probe:
                 raise ValueError(f"{beside[0]}: images are given, so nothing is drawn; leave {' and '.join(beside)} out, or "
                                  "images")
             return list(predict_photos(self, images, size, policy))
-        seeds = [int(s) for s in (range(8) if seeds is None else seeds)]
-        if not seeds:
-            raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")
+        seeds = seed_list(range(8) if seeds is None else seeds)
         if classes is None and self.classes:
             classes = [self.classes[s % len(self.classes)] for s in seeds]
         if self.images is None:
@@ -148,20 +146,22 @@ class Probe:
             maps.append(self.intrinsic.to_map(self.emit(state)))
         return Prediction(torch.cat(images), torch.cat(maps), self.intrinsic, tuple(seeds))
 
-    def evaluate(self, seeds: int | range | None = None, controls: Sequence[str] = ("latent", "rgb"),
+    def evaluate(self, seeds: int | range | Sequence[int] | None = None, controls: Sequence[str] = ("latent", "rgb"),
                  trained_controls: dict[str, Probe] | None = None,
                  progress: Callable[[str], None] | None = None, against: str | Teacher | None = None,
                  protocol: str | None = None) -> Evaluation:
         """Scores the probe on seeds it was not fitted on, with controls beside it.
 
         Args:
-            seeds: how many, from 0; or a range; 500 by default, or as many as are held out where those are fewer
+            seeds: how many, from 0; or a range, or numbers that follow each other; 500 by default, or as many as are held
+                out where those are fewer
             controls: closed-form controls to fit on the probe's own bank and score too: "latent", "rgb"
             trained_controls: probes of untrained networks, already fitted, by name
             progress: called with a line at each stage
             against: the judge: "exact" for the data's exact maps, another teacher, or by default the one it was fitted on
             protocol: how maps are compared, a name of `probes list protocols`; by default the intrinsic's own
         """
+        controls = names("controls", controls)
         for name in controls:
             if name not in CLOSED_FORM:
                 raise unknown("controls", name, CLOSED_FORM)
@@ -194,14 +194,11 @@ class Probe:
         self.last_evaluation = Evaluation(metrics, rows, scores, base)
         return self.last_evaluation
 
-    def _unseen(self, seeds: int | range | None) -> range:
+    def _unseen(self, seeds: int | range | Sequence[int] | None) -> range:
         """The seeds to evaluate on, none of which is one the probe was fitted on."""
         training, images = self.fitted_on, self.images
         likely = min(500, training.start)
-        seeds = likely if seeds is None else seeds
-        seeds = range(int(seeds)) if isinstance(seeds, Integral) else seeds
-        if not len(seeds) or seeds.step != 1:
-            raise ValueError(f"seeds: expected a count of at least 1 or a range of step 1, got {seeds}")
+        seeds = seed_range(likely if seeds is None else seeds, likely)
         if seeds.start < training.stop and training.start < seeds.stop:
             held = "for instance" if images is None or images.count is None else (
                 f"of the {images.count} images of {images.name} the first {training.start} are held out:")
@@ -222,9 +219,10 @@ class Probe:
             return get_protocol(self.intrinsic.protocol)
         return depth_protocol(self.intrinsic.protocol, self.intrinsic.meaning, judge.meaning("depth"))
 
-    def scores(self, bank: Bank, predict: Callable[[State], Tensor], judge: Teacher, protocol: Protocol) -> Scores:
-        """Per-sample scores of what `predict` emits against the maps of a bank of `truths`, by a protocol."""
-        found = []
+    def scores(self, bank: Bank, predict: Callable[[State], Tensor], judge: Teacher,
+               protocol: Protocol | None = None) -> Scores:
+        """Per-sample scores of what `predict` emits against the maps of a bank of `truths`, by its own protocol or another."""
+        protocol, found = protocol or self.protocol(judge), []
         batch = batch_size(self.generator)
         for i in range(0, len(bank), batch):
             rows = slice(i, min(i + batch, len(bank)))
@@ -281,7 +279,7 @@ class Probe:
         return folder
 
 
-def load(folder: str | Path, generator: Generator | None = None, device: str = "cpu", name: str | None = None,
+def load(folder: str | Path, generator: Generator | None = None, device: str = "auto", name: str | None = None,
          source: Generator | None = None, teacher: str | Teacher | None = None,
          data: str | Path | Data | None = None) -> Probe:
     """Loads a saved probe.

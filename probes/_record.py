@@ -15,6 +15,7 @@ from ._intrinsics import Intrinsic
 from ._settings import Settings
 from .data import Data
 from .teachers import Teacher
+from .teachers._labels import resolved
 
 _AGAIN = "make the run again (--overwrite true, or another folder with --out)"
 ADVICE = f"bring back the file that was written, or {_AGAIN}"
@@ -22,6 +23,7 @@ _FORMAT, _VERSION = "probes-run", 1
 _READ = dict(generator=("name", "weights", "fingerprint"), intrinsic=("name", "options"),       # what a run is judged by
              teacher=("name", "version", "fingerprint"), method=("name", "sites"),
              bank=("first_seed", "samples", "key"), training=("status",), request=())
+_TEACHERS = "teacher", "against"        # of a request: folders of labels were once kept as they were typed
 
 
 class RunError(ValueError):
@@ -66,6 +68,10 @@ def read_record(folder: Path, argument: str) -> dict:
     path = folder / "probe.json"
     try:
         record = json.loads(path.read_bytes())
+    except NotADirectoryError as error:
+        file = next(place for place in (folder, *folder.parents) if place.is_file())
+        advice = file.parent if file.name == "probe.json" else "the folder that `probes fit` wrote"
+        raise RunError(f"{argument}: expected a run folder, got the file {file}; give {advice}") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{argument}: {path} is damaged: {error}; {ADVICE}") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
@@ -78,6 +84,7 @@ def read_record(folder: Path, argument: str) -> dict:
                 if key not in record[part]]
     if missing:
         raise RunError(f"{argument}: {path} is damaged: it lacks {', '.join(missing)}; {ADVICE}")
+    record["request"] |= {key: resolved(record["request"].get(key)) for key in _TEACHERS if key in record["request"]}
     return record
 
 

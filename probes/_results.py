@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass, field
+from os.path import splitext
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,15 @@ class Prediction:
     intrinsic: Intrinsic
     seeds: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        count = len(self.seeds)
+        return (f"Prediction({self.intrinsic.name} of {count} {'image' if count == 1 else 'images'}, map "
+                f"{list(self.map.shape)}, image {list(self.image.shape)})")
+
     def save_picture(self, path: str | Path) -> None:
-        """Writes a labelled PNG: one row a seed, image and prediction."""
+        """Writes a labelled PNG: one row a seed, image and prediction. Raises ValueError for another ending than .png."""
+        if Path(path).suffix.lower() != ".png":
+            raise ValueError(f"output: expected a .png, got {path}; write {splitext(path)[0] or 'prediction'}.png")
         from .report import display, sheet
 
         picture = display(self.intrinsic.name, self.map, meaning=self.intrinsic.meaning)
@@ -54,6 +62,18 @@ class Evaluation:
     rows: list[dict]
     scores: Scores = field(default_factory=dict)
     trivial: Scores = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        from .report._text import decimals, estimate, fixed, primary, range_text
+
+        try:
+            found = primary(self.metrics)
+            places = decimals(found)
+            return (f"Evaluation({self.metrics['protocol']}: {found['label']} {estimate(found, places, found.get('unit', ''))} "
+                    f"{range_text(found['ci95'], places)}, skill {fixed(found['skill'])} {range_text(found['skill_ci95'])}, "
+                    f"n = {found['n']})").replace(" ,", ",")
+        except (ValueError, KeyError, TypeError, AttributeError):       # of a metrics.json that says less
+            return f"Evaluation({len(self.rows)} samples)"
 
     @property
     def skill(self) -> float:

@@ -5,9 +5,9 @@ from probes import _console
 
 
 @pytest.mark.parametrize(("updates", "line"), [
-    ([(4, 6), (6, 64), (8, 122)], "bank: 122/122, 29/s pairs"),             # (seconds, done)
+    ([(4, 6), (6, 64), (8, 122)], "bank: 122/122 pairs, 29/s"),             # (seconds, done)
     ([(4, 32)], "bank: 32/32 pairs"),
-    ([(4, 30), (20, 46)], "bank: 46/46, 1/s pairs"),                        # taken up at 30
+    ([(4, 30), (20, 46)], "bank: 46/46 pairs, 1/s"),                        # taken up at 30
     ([(0, 5), (0, 10)], "bank: 10/10 pairs"),
 ], ids=["batches", "at-once", "taken-up", "no-time"])
 def test_a_rate_counts_what_was_done_since_the_first_update(monkeypatch, updates, line):

@@ -273,7 +273,7 @@ def test_a_cache_that_is_read_only_is_named_and_gives_what_it_holds(server, cach
     for owner, function in ((os, "mkdir"), (_download, "open")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, function, read_only, raising=False)
-            named = r"cannot write .*/net.pkl.part: Read-only file system \(downloads are kept below PROBES_CACHE\); free"
+            named = r"cannot write .*/net.pkl.part: Read-only file system \(downloads are kept below PROBES_CACHE\); choose"
             with pytest.raises(OutputError, match=named):
                 fetch(server.url, filename="net.pkl", cache_dir=cache / "new")
 

@@ -175,7 +175,7 @@ def test_unreadable_images_are_left_out_and_named(photos, tmp_path, capsys):
     (photos / "p06.png").write_text("no image at all")
     done = quietly(photos, "slow", "shading", tmp_path / "l")
     assert done.written == 10 and len(done.failed) == 2 and "p05" in done.failed[0] and "p06" in done.failed[1]
-    with pytest.raises(ValueError, match="2 of the images could not be labelled; the others are done"):
+    with pytest.raises(ValueError, match="2 of 12 images could not be labelled; the others are done"):
         command([str(photos)], "slow", "shading", str(tmp_path / "l"))
     assert "p06: " in capsys.readouterr().err
     with pytest.raises(ValueError, match="2 of the 12 images of .* have no shading in .*, p0[56] for one"):

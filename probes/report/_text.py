@@ -191,7 +191,7 @@ def _elsewhere(probe: ProbeInfo) -> bool:
 
 def judge(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """What was scored against."""
-    name = (metrics.get("against") or "").partition(" ")[0]
+    name = (metrics.get("against") or "").rpartition(" ")[0]
     if name == "exact":
         return "exact ground truth"
     return "the teacher" if not name or probe is None or name == probe["teacher"]["name"] else f"teacher {name}"

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from ..data._map_files import read_map
 from ..images._file import suffixes
 from ._base import Teacher
 
-MANIFEST, TABLE = "labels.json", "labels.csv"
+KIND, MANIFEST, TABLE = "labels", "labels.json", "labels.csv"
 VERSION = 2         # of the folder; 1 had no digests of maps
 COLUMNS = ("name", "intrinsic", "height", "width", "image", "map")
 ENDINGS = {"npy": ".npy", "exr": ".exr", "png16": "-16bit.png"}     # formats that hold the values, best first
@@ -77,6 +78,13 @@ def read_manifest(folder: Path) -> dict:
     return found
 
 
+def resolved(teacher: Any) -> Any:
+    """A teacher's name: of a folder of labels that is here as `Labels.name` has it, any other as it is."""
+    kind, _, folder = teacher.partition(":") if isinstance(teacher, str) else ("", "", "")
+    place = Path(folder).expanduser()
+    return f"{KIND}:{place.resolve()}" if kind == KIND and (place / MANIFEST).is_file() else teacher
+
+
 class Labels(Teacher):
     """What a teacher said about the images of `data`, from a folder.
 
@@ -88,8 +96,8 @@ class Labels(Teacher):
     """
 
     def __init__(self, folder: str | Path, data: Data | None):
-        self.folder, self.data = Path(folder).expanduser(), data
-        self.name = f"labels:{folder}"
+        self.folder, self.data = Path(folder).expanduser().resolve(), data
+        self.name = f"{KIND}:{self.folder}"          # a record is read from anywhere
         if data is None:
             raise ValueError(f"teacher: {self.name} knows images by their names, and a generator that draws its own has none; "
                              "name the teacher itself, or give data")
