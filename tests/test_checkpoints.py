@@ -257,7 +257,8 @@ def test_a_file_that_cannot_be_written_is_named(saved, tmp_path, monkeypatch, fu
     monkeypatch.setattr(function, refuse)
     with pytest.raises(OutputError) as caught:
         convert(path, out)
-    assert str(caught.value) == f"cannot write {out}: {why}; {'free some space or ' * (code == errno.ENOSPC)}choose another folder"
+    free = "free some space or " if code == errno.ENOSPC else ""
+    assert str(caught.value) == f"cannot write {out}: {why}; {free}choose another folder"
     assert caught.value.errno == code and [p.name for p in tmp_path.iterdir()] == ["network.pkl"]
 
 
