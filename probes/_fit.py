@@ -171,7 +171,7 @@ def fit(
         alpha = float(rank if alpha is None else alpha) if "alpha" in kind.shared else None
         scope = (built.scopes[0] if scope == "auto" else scope) if "scope" in kind.shared else None
         if classes is not None:
-            classes = check_classes(built, range(len(classes) or 1), classes)
+            classes = check_classes(built, range(torch.as_tensor(classes).numel() or 1), classes)
         settings = Settings(built.address, bound.name, teacher.name,
                             method, rank, alpha, scope, built.weights, **taken,
                             evaluate=evaluate, controls=controls, seed=seed, classes=classes,

@@ -184,7 +184,8 @@ def test_classes_decide_what_is_drawn_and_are_recorded(family, tmp_path):
     seeds = range(record["bank"]["first_seed"], record["bank"]["first_seed"] + 4)
     wanted = next(iter(generator.prepare(generator.sample(seeds, [[2, 0][s % 2] for s in seeds])).values()))
     torch.testing.assert_close(drawn, wanted)
-    for classes in ([3], [-1], [1.5], []):
+    assert torch.equal(probe.predict([1, 2], 1).image, probe.predict([1, 2], [1, 1]).image)
+    for classes in ([3], [-1], [1.5], [], 3):
         with pytest.raises(ValueError, match=r"classes: expected one label.* 0 … 2"):
             probes.fit(generator, out=str(tmp_path / "bad"), classes=classes, **SMALL)
 
