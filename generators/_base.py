@@ -237,7 +237,7 @@ def check_truncation(truncation_psi: float) -> float:
     return float(truncation_psi)
 
 
-def check_classes(generator: Generator, seeds: Sequence[int], classes: int | Sequence[int] | None) -> list[int] | None:
+def check_classes(generator: Generator, seeds: Sequence[int], classes: Sequence[int] | None) -> list[int] | None:
     """Validates class labels against a generator: one a seed, or one for all; by default the seed modulo the number of
     classes. None where there are no classes."""
     if generator.num_classes == 0:
@@ -246,7 +246,7 @@ def check_classes(generator: Generator, seeds: Sequence[int], classes: int | Seq
         return None
     if classes is None:
         return [int(s) % generator.num_classes for s in seeds]
-    count, classes = len(seeds), [classes] if isinstance(classes, Integral) else classes
+    count = len(seeds)
     labels = list(classes) * (count if len(classes) == 1 else 1)
     if len(labels) != count or any(not isinstance(c, Integral) or not 0 <= c < generator.num_classes for c in labels):
         raise ValueError(f"classes: expected one label, or one for each of {count} seeds, in 0 … "

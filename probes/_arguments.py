@@ -35,20 +35,36 @@ def names(argument: str, value: Any) -> list[str]:
     return list(value)
 
 
-def plain_options(argument: str, value: Any) -> dict[str, Any]:
-    """A mapping as a dict of plain values; nothing where it is None. Raises ValueError for anything else."""
-    if value is None:
-        return {}
+def plain_options(**given: Any) -> list[dict[str, Any]]:
+    """Mappings as dicts of plain values, in their order; nothing in one that is None. Raises ValueError for anything else."""
+    return [{} if value is None else _plain_dict(argument, value) for argument, value in given.items()]
+
+
+def _plain_dict(argument: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{argument}: expected a dict, got {value!r}; write {argument}={{'NAME': VALUE}}")
+    if wrong := [name for name in value if not isinstance(name, str)]:
+        raise ValueError(f"{argument}: expected names, got {wrong[0]!r}; write {argument}={{'NAME': VALUE}}")
     return {name: plain(entry) for name, entry in value.items()}
+
+
+def label_list(classes: Any) -> list[int] | None:
+    """Labels of classes from a list or from one of them; None stays. Raises ValueError for what is none."""
+    if classes is None:
+        return None
+    given = [classes] if isinstance(classes, str) or not _is_iterable(classes) else list(classes)
+    for label in given:
+        if not _is_whole(label):
+            raise ValueError(f"classes: expected whole numbers, got {plain(label)!r}; write classes=[0, 1]")
+    return [operator.index(plain(label)) for label in given]
 
 
 def seed_list(seeds: Any) -> list[int]:
     """Any whole numbers, one at least. Raises ValueError for anything else; a count is no list."""
     if _is_whole(seeds):
         count = operator.index(seeds)
-        raise ValueError(f"seeds: expected numbers, got {count}; for the first {count} seeds=range({count})")
+        first = max(count, 1)
+        raise ValueError(f"seeds: expected numbers, got {count}; for the first {first} seeds=range({first})")
     found = [seeds] if isinstance(seeds, str) or not _is_iterable(seeds) else list(seeds)
     if not found:
         raise ValueError("seeds: expected at least one, got none; try seeds=range(8)")

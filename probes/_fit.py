@@ -16,7 +16,7 @@ from generators import Generator
 from generators._base import check_classes
 
 from . import _depth
-from ._arguments import names, numbers, plain_options, whole_numbers
+from ._arguments import label_list, names, numbers, plain_options, whole_numbers
 from ._bank import Bank, Request, open_bank
 from ._console import Reporter
 from ._controls import CLOSED_FORM, TRAINED, UNTRAINED, Shuffled
@@ -131,11 +131,11 @@ def fit(
     DivergedError if the loss stops being finite (the last good adapter is saved first), OutputError if `out` cannot be
     written, ProcessesError if another process of the launch fails.
     """
-    controls, options = names("controls", controls), plain_options("generator_options", generator_options)
-    method_options = plain_options("method_options", method_options)
+    controls, classes = names("controls", controls), label_list(classes)
+    options, method_options = plain_options(generator_options=generator_options, method_options=method_options)
     accumulate, evaluate, seed = whole_numbers(accumulate=accumulate, evaluate=evaluate, seed=seed)
     rank, samples, steps, batch = whole_numbers(True, rank=rank, samples=samples, steps=steps, batch=batch)
-    alpha, learning_rate = numbers(True, alpha=alpha, learning_rate=learning_rate)
+    alpha, learning_rate, save_every = *numbers(True, alpha=alpha, learning_rate=learning_rate), *numbers(save_every=save_every)
     kind = check_arguments(method, method_options, rank, alpha, scope, controls,
                            dict(rank=rank, samples=samples, steps=steps, batch=batch, accumulate=accumulate), learning_rate,
                            evaluate, seed)
@@ -145,7 +145,7 @@ def fit(
     _check_teachers(against, other=())
     processes = join(device)
     manner = _Manner(processes, Reporter(quiet or not processes.main), chosen_device(device, processes),
-                     accumulated(accumulate, processes), *numbers(save_every=save_every))
+                     accumulated(accumulate, processes), save_every)
     if note := launch_note(processes):
         manner.reporter.say(note)
     if isinstance(generator, Generator) and generator.weights.startswith("crossed"):
@@ -171,7 +171,7 @@ def fit(
         alpha = float(rank if alpha is None else alpha) if "alpha" in kind.shared else None
         scope = (built.scopes[0] if scope == "auto" else scope) if "scope" in kind.shared else None
         if classes is not None:
-            classes = check_classes(built, range(torch.as_tensor(classes).numel() or 1), classes)
+            classes = check_classes(built, range(len(classes) or 1), classes)
         settings = Settings(built.address, bound.name, teacher.name,
                             method, rank, alpha, scope, built.weights, **taken,
                             evaluate=evaluate, controls=controls, seed=seed, classes=classes,

@@ -19,7 +19,7 @@ from generators._base import check_classes
 from generators._files import file_sha256
 from generators._names import unknown
 
-from ._arguments import names, seed_list, seed_range
+from ._arguments import label_list, names, seed_list, seed_range
 from ._bank import Bank, Request, batch_size, drawn, open_bank
 from ._controls import CLOSED_FORM, Trivial
 from ._files import OutputError, write_bytes_atomically, write_text_atomically
@@ -130,7 +130,7 @@ class Probe:
                 raise ValueError(f"{beside[0]}: images are given, so nothing is drawn; leave {' and '.join(beside)} out, or "
                                  "images")
             return list(predict_photos(self, images, size, policy))
-        seeds = seed_list(range(8) if seeds is None else seeds)
+        seeds, classes = seed_list(range(8) if seeds is None else seeds), label_list(classes)
         if classes is None and self.classes:
             classes = [self.classes[s % len(self.classes)] for s in seeds]
         if self.images is None:
@@ -185,7 +185,7 @@ class Probe:
             own = self.scores(held_out, lambda state, c=control: c.predict(self.drawn_by, state), judge, compared)
             results[name] = own, base
         metrics = dict(protocol=str(compared), primary=compared.primary, seeds=[seeds.start, len(seeds)],
-                       against=held_out.manifest["teacher"], judge=_judged_by(judge, self.intrinsic.name),
+                       against=f"{judge.name} {judge.version}", judge=_judged_by(judge, self.intrinsic.name),
                        metrics=summarise(compared, scores, base, results))
         columns = {**scores, **{f"trivial_{k}": v for k, v in base.items()},
                    **{f"{c}_{k}": v for c, (own, _) in results.items() for k, v in own.items()}}

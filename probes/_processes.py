@@ -127,7 +127,8 @@ class Processes:
         return total / self.count
 
     def autocast(self) -> AbstractContextManager:
-        """Where `accelerate launch --mixed_precision` says so, the forward pass runs in half precision."""
+        """Where `accelerate launch --mixed_precision` says so, the forward pass runs in half precision, but for StyleGANs,
+        which know their own only."""
         return self._accelerator.autocast() if self.mixed_precision else nullcontext()
 
     def _sum(self, flat: Tensor) -> None:

@@ -69,7 +69,7 @@ def read_record(folder: Path, argument: str) -> dict:
     try:
         record = json.loads(path.read_bytes())
     except NotADirectoryError as error:
-        file = next(place for place in (folder, *folder.parents) if place.is_file())
+        file = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), folder)
         advice = file.parent if file.name == "probe.json" else "the folder that `probes fit` wrote"
         raise RunError(f"{argument}: expected a run folder, got the file {file}; give {advice}") from error
     except (ValueError, RecursionError) as error:

@@ -122,7 +122,7 @@ def _short(teacher: str) -> str:
 
 def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     """samples.csv, samples.png and report.html, and last metrics.json and the record, which say that all is there."""
-    from .report import display, sheet, teacher_line, write_csv, write_json, write_report
+    from .report import display, judge_name, sheet, teacher_line, write_csv, write_json, write_report
 
     evaluation = probe.last_evaluation
     (folder / "metrics.json").unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def write_results(probe: Probe, folder: Path, shown: int = 8) -> None:
     captions = [f"seed {s}\n{evaluation.rows[i][primary]:.3g}{unit}" for i, s in enumerate(seeds)]
     like = taught if meanings[0] == meanings[1] else None          # metres and shares of a range have no scale in common
     picture = sheet({"image": prediction.image,
-                     _short(evaluation.metrics["against"].rpartition(" ")[0]): display(name, taught, meaning=meanings[0]),
+                     _short(judge_name(evaluation.metrics)): display(name, taught, meaning=meanings[0]),
                      "probe": display(name, prediction.map, like=like, meaning=meanings[1])}, folder / "samples.png",
                     captions=captions, note=teacher_line(probe.record, evaluation.metrics))
     write_report(folder / "report.html", probe.record, evaluation.metrics, evaluation.rows, picture, probe.curve)

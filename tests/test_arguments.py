@@ -52,6 +52,8 @@ def test_a_count_is_a_whole_number(change, tmp_path):
     (dict(intrinsic=None), "intrinsic: expected one name, got None; fit each by itself"),
     (dict(generator=None), "generator: expected a name, the path of a checkpoint or a Generator, got None; `probes list gen"),
     (dict(generator_options="truncation_psi=0.7"), "generator_options: expected a dict, got 'truncation_psi=0.7'; write gen"),
+    (dict(classes="1"), "classes: expected whole numbers, got '1'; write classes=[0, 1]"),
+    (dict(generator_options={1: 2}), "generator_options: expected names, got 1"),
     (dict(method_options=["rslora"]), "method_options: expected a dict, got ['rslora']; write method_options={'NAME': VALUE}"),
 ], ids=str)
 def test_what_is_refused_says_what_to_type(change, message, tmp_path):
@@ -84,8 +86,9 @@ def test_numbers_are_floats():
 
 
 def test_options_are_plain():
-    assert plain_options("generator_options", None) == {}
-    found = plain_options("generator_options", dict(a=np.float32(0.5), b=torch.tensor(3), c="fp32", d=None))
+    options = dict(a=np.float32(0.5), b=torch.tensor(3), c="fp32", d=None)
+    found, none = plain_options(generator_options=options, method_options=None)
+    assert none == {}
     assert found == dict(a=0.5, b=3, c="fp32", d=None) and json.dumps(found)
     assert names("controls", "latent, rgb,") == names("controls", ("latent", "rgb")) == ["latent", "rgb"]
     assert names("controls", "") == names("controls", ()) == []
@@ -95,6 +98,7 @@ def test_options_are_plain():
     ([1.9], "seeds: expected whole numbers, got 1.9; try seeds=range(8)"), (["7"], "seeds: expected whole numbers, got '7'"),
     ([0, True], "seeds: expected whole numbers, got True"), (np.array([0.5]), "seeds: expected whole numbers, got 0.5"),
     ("75", "seeds: expected whole numbers, got '75'"), (2.5, "seeds: expected whole numbers, got 2.5"),
+    (0, "seeds: expected numbers, got 0; for the first 1 seeds=range(1)"),
     (5, "seeds: expected numbers, got 5; for the first 5 seeds=range(5)"),
     (np.int64(5), "seeds: expected numbers, got 5; for the first 5 seeds=range(5)"),
     (torch.tensor(5), "seeds: expected numbers, got 5; for the first 5 seeds=range(5)"),

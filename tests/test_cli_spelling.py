@@ -8,7 +8,7 @@ from probes.cli._spelling import spelled
 
 @pytest.mark.parametrize(("written", "read"), [
     (["study", "rank", "--small"], ["study", "rank", "--small", "true"]),
-    (["study", "--small", "rank", "--out", "a-b"], ["study", "--small", "true", "rank", "--out", "a-b"]),
+    (["study", "--small", "rank", "--out", "a-b"], ["study", "rank", "--small", "true", "--out", "a-b"]),
     (["study", "rank", "--small", "False", "--plot-only"], ["study", "rank", "--small", "False", "--plot_only", "true"]),
     (["study", "rank", "--small=true"], ["study", "rank", "--small=true"]),
     (["fit", "--learning-rate=1e-3", "--report-to", "none"], ["fit", "--learning_rate=1e-3", "--report_to", "none"]),
@@ -21,7 +21,10 @@ from probes.cli._spelling import spelled
     (["fit", "--controls", "latent,random"], ["fit", '--controls=["latent", "random"]']),
     (["fit", "--controls=[ latent, 'rgb' ]"], ["fit", '--controls=["latent", "rgb"]']),
     (["fit", "--controls", "[]"], ["fit", "--controls=[]"]),
-    (["list", "methods"], ["list", "methods"]), ([], [])],
+    (["predict", "run", "--size", "64", "a.png", "--overwrite", "b.png", "--first-seed", "-1"],
+     ["predict", "run", "a.png", "b.png", "--size", "64", "--overwrite", "true", "--first_seed", "-1"]),
+    (["fit", "--seed", "1", "--config", "a.yaml"], ["fit", "--config=a.yaml", "--seed", "1"]),
+    (["list", "data"], ["list", "data"]), (["--help"], ["--help"]), ([], [])],
     ids=str)
 def test_one_spelling(written, read):
     assert spelled(written, {"study": cli.study, "fit": probes.fit, "predict": cli.predict, "list": cli.list_}) == read

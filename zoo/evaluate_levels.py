@@ -24,6 +24,7 @@ from jsonargparse import auto_cli
 import generators
 import probes
 from probes._files import write_bytes_atomically, write_text_atomically
+from probes.report import judge_name
 from probes.studies import get_study
 
 CONTROLS = ("latent", "rgb", "random", "crossed", "shuffled")
@@ -37,7 +38,7 @@ def _row(folder: Path) -> dict:
     level, intrinsic, request = record["generator"]["name"], record["intrinsic"]["name"], record["request"]
     card, entry = generators.card(level), metrics["metrics"][metrics["primary"]]
     row = dict(generator=level, images=card["images"], frechet=card["frechet"]["value"], intrinsic=intrinsic,
-               teacher=record["teacher"]["name"], against=metrics.get("against", record["teacher"]["name"]).partition(" ")[0],
+               teacher=record["teacher"]["name"], against=judge_name(metrics) or record["teacher"]["name"],
                encoding=record["intrinsic"]["options"].get("encoding", ""),
                mode=_mode(record["generator"].get("options", {})), metric=metrics["primary"], protocol=metrics["protocol"],
                n=entry["n"], seed=request["seed"], samples=request["samples"], steps=request["steps"],

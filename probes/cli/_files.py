@@ -33,7 +33,7 @@ def export(run: str, target: str, style: Literal["diffusers", "comfyui"] = "diff
     from .._exchange import export_lora
     from .._probe import load
 
-    probe = load(run)
+    probe = load(run, device="cpu")
     print(f"{export_lora(probe, target, style, overwrite)}: {probe.adapter.size:,} parameters, prompt {probe.adapter.prompt!r}")
 
 

@@ -25,8 +25,8 @@ def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods
     from rich.table import Table
 
     rows = _ROWS[what]()
-    missing = [name for name in names if name not in [row[0] for row in rows]]
-    if missing:
+    known = {name for row in rows for name in (row[0], row[0].partition("/")[0])}         # a protocol without its version too
+    if missing := [name for name in names if name not in known]:
         raise unknown(what.removesuffix("s") if what != "studies" else "study", missing[0], [row[0] for row in rows])
     if names and what == "generators":
         return _print_generators(names)
@@ -34,7 +34,7 @@ def list_(what: Literal["generators", "intrinsics", "teachers", "data", "methods
     for column, width in _COLUMNS[what]:
         table.add_column(column, no_wrap=width, overflow="fold")
     for row in rows:
-        if not names or row[0] in names:
+        if not names or row[0] in names or row[0].partition("/")[0] in names:
             table.add_row(*row)
     Console(highlight=False).print(table)
 

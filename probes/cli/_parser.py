@@ -28,7 +28,7 @@ def told(message: str, options: Iterable[str]) -> str:
     """What the parser says, as a line of ours; `options` are those that there are."""
     if match := re.match(r"unrecognized arguments: (.+)", message, re.I | re.S):
         given = match[1].split()
-        wrong = next((a for a in given if a.startswith("--")), given[0])
+        wrong = next((a for a in given if a.startswith("--") and a != "--"), given[-1])
         if not wrong.startswith("--"):
             return f"nothing was expected where {wrong!r} stands"
         return f"nothing is called {wrong}{_near(wrong.partition('=')[0], options)}"

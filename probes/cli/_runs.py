@@ -95,7 +95,9 @@ def evaluate(run: str, seeds: int | None = None, controls: list[str] = ["latent"
     asked = None
     if protocol:
         truth = probe.judge(against).meaning("depth") if probe.intrinsic.name == "depth" else ""
-        asked = [p.name for p in choose(protocol, probe.intrinsic.name, probe.intrinsic.meaning, truth)[0]]
+        found, notes = choose(protocol, probe.intrinsic.name, probe.intrinsic.meaning, truth)
+        asked = [p.name for p in found]
+        print(*(f"note: {note}" for note in notes), sep="\n", end="\n" * bool(notes))
     for name in asked or [None]:
         result = probe.evaluate(seeds, controls, against=against, protocol=name)
         Console(highlight=False).print(result_table(result.metrics, probe.record))

@@ -49,7 +49,7 @@ def evaluate(source: str, data: str | None = None, protocol: list[str] = [], see
     if data is None and (not protocol or _draws(source)):
         from ._runs import evaluate as again
 
-        if source in teachers():
+        if source in teachers() and not Path(source).exists():
             raise ValueError(f"data: a teacher is scored on maps: probes evaluate {source} --data scenes")
         given = dict(intrinsic=intrinsic, first=first, count=count, size=size, policy=policy, frame=frame, meaning=meaning,
                      unit=unit, allow_holes=allow_holes, trivial=trivial, batch=batch, threads=threads, overwrite=overwrite)

@@ -13,34 +13,41 @@ NAMES = ("formats", "controls")                   # and of these, with commas: w
 def spelled(arguments: Sequence[str], commands: Mapping[str, Callable]) -> list[str]:
     """The arguments in the one spelling that the parser knows; `commands` are the functions of its subcommands, whose
     parameters say which options are yes or no."""
-    name = next((a for a in arguments if a in commands), None)
-    known = signature(commands[name]).parameters if name else {}
+    command = next((a for a in arguments if a in commands), None)
+    if command is None:                             # the parser says so
+        return list(arguments)
+    known = signature(commands[command]).parameters
     flags = {name for name, p in known.items() if p.default is False}
-    found, config, gathered, rest = [], [], {}, list(arguments)
-    command, at = name, 0
+    before, free, config, options, gathered, rest = [], [], [], [], {}, list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument == "--":                        # what follows is no option
             rest.insert(0, argument)
             break
-        if argument == command and not at:
-            at = len(found) + 1
-        name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
-            found.append(argument)
+            (before if command not in before else free).append(argument)
             continue
+        name, equals, value = argument.removeprefix("--").partition("=")
         name, dot, key = name.partition(".")        # keys of a dictionary are as they are
         name = name.replace("-", "_")
-        if name == "config" and at and (equals or rest):          # options that stand before a file count as well
+        if name == "config" and (equals or rest):   # below what is typed, wherever it stands
             config.append(f"--config={value if equals else rest.pop(0)}")
             continue
         if name in REPEATED and name in known and not dot and (equals or rest):
             gathered.setdefault(name, []).extend(_entries(value if equals else rest.pop(0), name in NAMES))
             continue
-        found.append(f"--{name}{dot}{key}{equals}{value}")
-        if name in flags and not dot and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false", "yes", "no"):
-            found.append("true")
-    return found[:at] + config + found[at:] + [f"--{name}={json.dumps(entries)}" for name, entries in gathered.items()] + rest
+        options.append(f"--{name}{dot}{key}{equals}{value}")
+        if equals or name in ("help", "print_config") or key == "help":
+            continue
+        if name not in flags or dot:
+            if rest and not rest[0].startswith("--"):
+                options.append(rest.pop(0))
+        elif rest and rest[0].lower() in ("true", "false", "yes", "no"):
+            options.append(rest.pop(0))
+        else:
+            options.append("true")
+    lists = [f"--{name}={json.dumps(entries)}" for name, entries in gathered.items()]
+    return before + config + free + options + lists + rest
 
 
 def _entries(text: str, commas: bool) -> list[str]:

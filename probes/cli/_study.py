@@ -18,7 +18,7 @@ def study(name: str, out: str | None = None, small: bool = False, engine: str = 
         only: cells to run, generator=vqgan-scenes,intrinsic=normal
         seeds: of every cell; 3 by default, 1 of a small one
         plot_only: run nothing, make plot and page anew
-        retry: run again what failed, and what was fitted on a generator that is another now
+        retry: run again what failed, and what was fitted with a generator or teacher that is another now
         keep: keep the run folders of the fits, in OUT/fits
         options: further arguments of `probes fit` for every cell, '{"steps": 500}'
         detector: of the Fréchet distances: card, scenes, inception, dinov2, dinov2:FOLDER

@@ -190,6 +190,8 @@ def register_protocol(protocol: Protocol) -> Protocol:
 def get_protocol(name: str) -> Protocol:
     """By name, or NAME/VERSION as tables have it. Raises UnknownNameError with the nearest names, ValueError for a version that
     this software does not have."""
+    if not isinstance(name, str):
+        raise ValueError(f"protocol: expected one name, got {name!r}; `probes list protocols` shows them")
     found = _PROTOCOLS.get(name.partition("/")[0])
     if found is None:
         raise unknown("protocol", name, _PROTOCOLS)

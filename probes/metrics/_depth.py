@@ -229,7 +229,8 @@ def depth_protocol(first: str, meaning: str, truth: str) -> Protocol:
 def check_protocol(protocol: Protocol, intrinsic: str, meaning: str, truth: str) -> None:
     """Raises ValueError where a protocol is of another intrinsic, or cannot compare such depths (of `meaning` and `truth`)."""
     if protocol.intrinsics and intrinsic not in protocol.intrinsics:
-        fitting = [p.name for p in protocols().values() if intrinsic in p.intrinsics]
+        fitting = [p.name for p in sorted(protocols().values(), key=lambda p: not p.intrinsics)
+                   if intrinsic in p.intrinsics or not p.intrinsics]                            # its own before those for all
         raise ValueError(f"protocol: {protocol} is for {', '.join(protocol.intrinsics)}, not {intrinsic}; choose of "
                          f"{', '.join(fitting)}")
     if intrinsic == "depth":

@@ -8,6 +8,7 @@ from ._records import write_json as write_json
 from ._sheet import sheet as sheet
 from ._table import result_table as result_table
 from ._text import how_wrong as how_wrong
+from ._text import judge_name as judge_name
 from ._text import summary as summary
 from ._text import teacher_error as teacher_error
 from ._text import teacher_line as teacher_line

@@ -189,9 +189,14 @@ def _elsewhere(probe: ProbeInfo) -> bool:
     return ((given(probe) or {}).get("world") or probe["generator"].get("world") or "scenes") != "scenes"
 
 
+def judge_name(metrics: Metrics) -> str:
+    """Who was scored against, by name; figures of before have that in front of a version only."""
+    return (metrics.get("judge") or {}).get("name") or (metrics.get("against") or "").partition(" ")[0]
+
+
 def judge(probe: ProbeInfo | None, metrics: Metrics) -> str:
     """What was scored against."""
-    name = (metrics.get("against") or "").rpartition(" ")[0]
+    name = judge_name(metrics)
     if name == "exact":
         return "exact ground truth"
     return "the teacher" if not name or probe is None or name == probe["teacher"]["name"] else f"teacher {name}"

@@ -69,7 +69,7 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
         only: cells to run, "generator=vqgan-scenes,intrinsic=normal": values of one name add up, names narrow down
         seeds: of every cell; by default what the study says, 3, or 1 of a small one
         plot_only: run nothing, make plot and page anew, for what the folder was begun with
-        retry: run again what failed, and what was fitted on a generator that is another now
+        retry: run again what failed, and what was fitted with a generator or teacher that is another now
         keep: keep the run folders of the fits, in OUT/fits
         options: further arguments of `probes.fit` for every cell, such as {"steps": 500}
         detector: of the Fréchet distances: card, what the generators' cards say, or one from `probes.frechet.detectors()`
@@ -80,8 +80,8 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
             not of fits whose arguments name files or folders, and a failed row stays until `retry`
 
     Raises UnknownNameError for names nobody registered, StudyError for an empty grid and for a folder that holds something
-    else or has rows of a generator that is another now, and for an address that does not answer, DetectorError for a detector
-    without its weights, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
+    else or has rows of a generator or teacher that is another now, and for an address that does not answer, DetectorError for
+    a detector without its weights, OutputError where nothing can be written. A fit that fails is a row and raises nothing.
     """
     chosen = get_study(name)
     reuse = [reuse] if isinstance(reuse, (str, Path)) else list(reuse or [])
@@ -100,6 +100,8 @@ def study(name: str | Study, out: str | Path | None = None, small: bool = False,
     for name in options:
         if name not in known:
             raise unknown("options", name, known)
+    if isinstance(options.get("evaluate"), int) and options["evaluate"] < 2:
+        raise StudyError(f"options: expected evaluate of 2 or more, for every skill has an interval, got {options['evaluate']}")
     wanted = grid(chosen, small, only, seeds, options)
     whole = grid(chosen, small, None, max(seeds or 0, chosen.seeds[0 if small else 1]), options)
     if isinstance(engine, Engine) and (address or engine_options):

@@ -45,10 +45,10 @@ def _compared(row: Row, cell: Cell, known: Known) -> list[tuple[str, str | None,
     which, labels = json.dumps([name, options], sort_keys=True), f"teacher {teacher}"
     if which not in known:
         known[which] = _fingerprint(name, options)
-    if labels not in known:
+    if then and labels not in known:
         known[labels] = _teacher_fingerprint(teacher)
     return [(f"generator {name}", row["fingerprint"], known[which]),
-            (labels, then, then if teacher == EXACT else known[labels])]         # exact maps are the data's
+            (labels, then, then if teacher == EXACT else known.get(labels))]         # exact maps are the data's
 
 
 def _fingerprint(name: str, options: dict) -> str | None:
@@ -61,5 +61,5 @@ def _fingerprint(name: str, options: dict) -> str | None:
 def _teacher_fingerprint(name: str | None) -> str | None:
     try:
         return None if name in (None, EXACT) else get_teacher(name).fingerprint
-    except (ValueError, OSError, RuntimeError):
+    except (ValueError, OSError, RuntimeError, ImportError):
         return None

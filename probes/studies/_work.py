@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._files import OutputError
-from ..report import teacher_error
+from ..report import judge_name, teacher_error
 from ._base import Cell, Row
 from ._folder import CONTROLS
 
@@ -73,7 +73,7 @@ def score(cell: Cell, place: Path, device: str) -> Row:
     return dict(
         family=generator["family"], fingerprint=generator["fingerprint"], weights=generator["weights"],
         teacher=record["teacher"]["name"], teacher_fingerprint=record["teacher"]["fingerprint"],
-        against=metrics["against"].rpartition(" ")[0],
+        against=judge_name(metrics),
         teacher_error=teacher_error(record["teacher"], request["intrinsic"]).replace("\xa0", " ") or None,
         **{name: request[name] for name in ("intrinsic", "method", "rank", "scope", "samples", "steps", "seed")},
         protocol=metrics["protocol"], metric=metrics["primary"], n=entry["n"], error=entry["value"], error_low=error_low,
