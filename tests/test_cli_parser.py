@@ -28,6 +28,16 @@ def test_a_key_of_a_file_is_named(tmp_path, capsys):
     assert "nothing is called sampls; did you mean samples?" in capsys.readouterr().err
 
 
+def test_photographs_may_stand_in_a_file(tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text("images: [a.png, b.png]\n")
+    given = []
+    monkeypatch.setattr("probes.labelling.label", lambda images, *others: given.append(images) or 1 / 0)
+    for typed in ([], ["c.png"]):
+        with pytest.raises(ZeroDivisionError):
+            main(["label", "--config", str(tmp_path / "run.yaml"), *typed])
+    assert given == [["a.png", "b.png"], "c.png"]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_what_is_typed_stands_above_a_file(tmp_path, capsys, before):
     (tmp_path / "run.yaml").write_text("samples: 32\nintrinsic: albedo\n")

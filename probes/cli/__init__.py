@@ -11,7 +11,7 @@ from ._data import data
 from ._files import convert, export, import_
 from ._label import label
 from ._list import list_
-from ._parser import Parser
+from ._parser import Given, Parser
 from ._runs import predict
 from ._score import evaluate
 from ._spelling import spelled
@@ -36,7 +36,7 @@ def _parser() -> tuple[Parser, dict[str, Callable]]:
         several = [free for free in _FREE if free in signature(function).parameters]     # these follow the command, without --
         own.add_function_arguments(function, as_group=False, as_positional=positional, skip=set(several))
         for argument in several:
-            own.add_argument(argument, type=str, nargs="*", default=[], help=_FREE[argument])
+            own.add_argument(argument, type=str, nargs="*", default=[], action=Given, help=_FREE[argument])
         sub.add_subcommand(name, own, help=(function.__doc__ or "").split("\n")[0])
     return parser, {name: function for name, (function, _) in commands.items()}
 

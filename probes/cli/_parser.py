@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import Action
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -22,6 +23,14 @@ class Parser(ArgumentParser):
         command = parser.prog.replace(" [options]", "").replace("[options] ", "")
         options = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
         self.exit(2, f"{command}: {told(message, options)}; `{command} --help` says what there is\n")
+
+
+class Given(Action):
+    """Of arguments that may be left out, those that a file gives stand unless some are typed."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if values:
+            setattr(namespace, self.dest, values)
 
 
 def told(message: str, options: Iterable[str]) -> str:
