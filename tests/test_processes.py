@@ -378,4 +378,5 @@ def test_the_readmes_launch(tmp_path):
         assert done.returncode == 0, done.stderr
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
         assert json.loads((tmp_path / name / "probe.json").read_text())["training"].get("processes", 1) == (2 if before else 1)
-    assert apart(*found) < 1e-5
+    two, one = (torch.cat([weights[k].flatten() for k in sorted(weights)]) for weights in found)
+    assert (two - one).norm() < 2e-3 * one.norm()       # batches of 2 and 4 round otherwise, and Adam enlarges it

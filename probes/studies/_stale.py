@@ -43,11 +43,11 @@ def _compared(row: Row, cell: Cell, known: Known) -> list[tuple[str, str | None,
     options = {k: v for k, v in (cell.fit.get("generator_options") or {}).items() if k not in cell.sampled_by}
     options["weights"] = row["weights"]
     which, labels = json.dumps([name, options], sort_keys=True), f"teacher {teacher}"
-    if which not in known:
+    if row["fingerprint"] and which not in known:
         known[which] = _fingerprint(name, options)
     if then and labels not in known:
         known[labels] = _teacher_fingerprint(teacher)
-    return [(f"generator {name}", row["fingerprint"], known[which]),
+    return [(f"generator {name}", row["fingerprint"], known.get(which)),
             (labels, then, then if teacher == EXACT else known.get(labels))]         # exact maps are the data's
 
 
