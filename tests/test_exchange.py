@@ -241,7 +241,7 @@ def test_other_generators_and_other_base_models_are_refused(run, tmp_path):
 
 def test_command_line(run, tmp_path, capsys, monkeypatch):
     folder, probe = run
-    monkeypatch.setattr("probes._probe.load", lambda run: probe)
+    monkeypatch.setattr("probes._probe.load", lambda run, device: probe)
     assert cli.main(["export", str(folder), str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists() and "shading" in capsys.readouterr().out
     monkeypatch.setattr("generators.load", lambda *a, **k: FAMILIES["stable-diffusion"][0]())

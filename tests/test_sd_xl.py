@@ -6,6 +6,7 @@ import make_sd
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
 import generators
 import probes
@@ -16,6 +17,7 @@ from generators.stable_diffusion._original import check_names, convert, width
 from generators.stable_diffusion._parts import assemble, published
 from probes.data import get_data
 
+ROUNDED = dict(atol=1e-5, rtol=1e-4)          # as the memory lies: the same weights need not round alike
 PROMPT, PARTS = "ab c", ("unet", "vae", "text_encoder", "text_encoder_2")
 FIT = dict(data="scenes", teacher="exact", samples=10, batch=2, prompt=PROMPT, quiet=True)
 
@@ -96,8 +98,8 @@ def test_our_own_file_keeps_both_encoders(forged, generator, tmp_path):
     generators.checkpoints.convert(forged[0], tmp_path / "xl.safetensors")
     again = generators.load(tmp_path / "xl.safetensors", tokenizer=str(forged[0] / "tokenizer"))
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.context(1, PROMPT), generator.context(1, PROMPT))
-    assert torch.equal(again.denoise(x, 999, again.context(1, "")), generator.denoise(x, 999, generator.context(1, "")))
+    assert_close(again.context(1, PROMPT), generator.context(1, PROMPT), **ROUNDED)
+    assert_close(again.denoise(x, 999, again.context(1, "")), generator.denoise(x, 999, generator.context(1, "")), **ROUNDED)
     assert again.fingerprint == generator.fingerprint
 
 
@@ -108,10 +110,12 @@ def test_a_single_file_is_the_same_model(forged, generator, tmp_path):
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "xl.safetensors")
     read = generators.load(tmp_path / "xl.safetensors", config=folder, tokenizer=str(folder / "tokenizer"))
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(read.context(1, PROMPT), generator.context(1, PROMPT)) and not read.context(1, "").any()
-    assert torch.equal(read.denoise(x, 999, read.context(1, PROMPT)), generator.denoise(x, 999, generator.context(1, PROMPT)))
+    assert_close(read.context(1, PROMPT), generator.context(1, PROMPT), **ROUNDED)
+    assert not read.context(1, "").any()
+    ours, theirs = (g.denoise(x, 999, g.context(1, PROMPT)) for g in (read, generator))
+    assert_close(ours, theirs, **ROUNDED)
     image = get_data("scenes").images(range(1), 64)
-    assert torch.equal(read.to_target(image), generator.to_target(image))
+    assert_close(read.to_target(image), generator.to_target(image), **ROUNDED)
 
 
 # Of the model's report (arXiv 2307.01952, table 1): a U-Net of 2.6B parameters, text encoders of 817M together.
