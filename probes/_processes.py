@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from generators._device import chosen
+
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)       # of those that wait while the main process builds or evaluates
 
@@ -209,7 +211,7 @@ def chosen_device(device: str, processes: Processes) -> str:
     """The device that `fit` is to use for its argument."""
     if processes.device is not None and device in ("auto", processes.device.type):
         return str(processes.device)
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return str(chosen(device)) if device == "auto" else device
 
 
 def _leave() -> None:

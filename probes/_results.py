@@ -16,6 +16,12 @@ from ._record import RunError
 Scores = dict[str, np.ndarray]
 
 
+def check_picture(path: str | Path) -> None:
+    """Raises ValueError where a picture is to have another ending than .png."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"output: expected a .png, got {path}; write {splitext(path)[0] or 'prediction'}.png")
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a probe says about some seeds, or some images of its data.
@@ -39,8 +45,7 @@ class Prediction:
 
     def save_picture(self, path: str | Path) -> None:
         """Writes a labelled PNG: one row a seed, image and prediction. Raises ValueError for another ending than .png."""
-        if Path(path).suffix.lower() != ".png":
-            raise ValueError(f"output: expected a .png, got {path}; write {splitext(path)[0] or 'prediction'}.png")
+        check_picture(path)
         from .report import display, sheet
 
         picture = display(self.intrinsic.name, self.map, meaning=self.intrinsic.meaning)

@@ -5,7 +5,7 @@ from probes.cli import main
 
 
 @pytest.mark.parametrize(("typed", "said"), [
-    ("fit --sampels 16", "probes fit: nothing is called --sampels; did you mean --samples"),
+    ("fit --sampels 16", "probes fit: nothing is called --sampels; did you mean '--samples'"),
     ("fit --samples 1.5", "probes fit: samples: expected a whole number, got '1.5'"),
     ("fit --learning-rate fast", "probes fit: learning_rate: expected a number, got 'fast'"),
     ("fit --overwrite maybe", "probes fit: nothing was expected where 'maybe' stands"),
@@ -25,7 +25,7 @@ def test_a_key_of_a_file_is_named(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("sampls: 3\n")
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(tmp_path / "run.yaml")])
-    assert "nothing is called sampls; did you mean samples?" in capsys.readouterr().err
+    assert "nothing is called sampls; did you mean 'samples'" in capsys.readouterr().err
 
 
 def test_photographs_may_stand_in_a_file(tmp_path, monkeypatch):

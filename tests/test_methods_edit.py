@@ -72,18 +72,21 @@ def test_without_noise_it_is_what_the_autoencoder_makes_of_the_image(latent):
 
 def test_what_a_row_becomes_follows_from_its_image_and_the_seed_alone(latent):
     generator = redrawer()
+    generator.network.double()                          # rounds too finely for how many rows there are to matter
+    latent = latent.double()
     together = redrawn(generator, latent)
     assert torch.equal(redrawn(generator, latent), together)
     for row in range(3):
-        torch.testing.assert_close(redrawn(generator, latent[row:row + 1])[0], together[row], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(redrawn(generator, latent[row:row + 1])[0], together[row], atol=1e-5, rtol=1e-5)
     assert (redrawn(generator, latent, noise_seed=1) - together).abs().max() > 0.05
     assert (redrawn(generator, latent, prompt="depth map") - together).abs().max() > 1e-4       # and the words
     editing = editor()
+    editing.network.double()
     adapter = adapters.build("edit", editing, "e", "shading", dict(instruction="{prompt} map", steps=3))
     with adapter.active():
         both, one = adapter.forward({"latent": latent}), adapter.forward({"latent": latent[1:2]})
         assert torch.equal(adapter.forward({"latent": latent}), both)
-    torch.testing.assert_close(one[0], both[1], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(one[0], both[1], atol=1e-5, rtol=1e-5)
 
 
 def test_as_many_passes_as_the_strength_says(latent):

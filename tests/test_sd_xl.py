@@ -110,6 +110,7 @@ def test_a_single_file_is_the_same_model(forged, generator, tmp_path):
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "xl.safetensors")
     read = generators.load(tmp_path / "xl.safetensors", config=folder, tokenizer=str(folder / "tokenizer"))
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert read.fingerprint == generator.fingerprint            # the weights are the same, bit for bit
     assert_close(read.context(1, PROMPT), generator.context(1, PROMPT), **ROUNDED)
     assert not read.context(1, "").any()
     ours, theirs = (g.denoise(x, 999, g.context(1, PROMPT)) for g in (read, generator))

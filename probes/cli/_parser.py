@@ -1,7 +1,6 @@
 """The parser of the command line, whose errors are one line like all others: what came, what was expected, what to type."""
 from __future__ import annotations
 
-import difflib
 import re
 from argparse import Action
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from generators._names import unknown
+from generators._names import nearest, unknown
 
 _WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "dict": "{name: value, …}",
           "collections.abc.Mapping": "{name: value, …}", "collections.abc.Sequence": "a list", "list": "a list"}
@@ -40,11 +39,11 @@ def told(message: str, options: Iterable[str]) -> str:
         wrong = next((a for a in given if a.startswith("--") and a != "--"), given[-1])
         if not wrong.startswith("--"):
             return f"nothing was expected where {wrong!r} stands"
-        return f"nothing is called {wrong}{_near(wrong.partition('=')[0], options)}"
+        return f"nothing is called {wrong}; {nearest(wrong.partition('=')[0], options)}".rstrip("; ")
     if match := re.match(r"the following arguments are required: (.+)", message):
         return f"missing: {re.sub(r'[a-z]+[.]', '', match[1])}"
     if match := re.match(r"Subcommand '\w+' does not accept option '([^']+)'", message):
-        return f"nothing is called {match[1]}{_near(match[1], [o.removeprefix('--') for o in options])}"
+        return f"nothing is called {match[1]}; {nearest(match[1], [o.removeprefix('--') for o in options])}".rstrip("; ")
     if match := re.match(r"argument \w+: invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
         return str(unknown("command", match[1], [name.strip(" '") for name in match[2].split(",")]))
     if match := re.match(r"Parser key \"([\w.]+)\":(.*)", re.sub(r"Given value type:.*", "", message), re.S):
@@ -56,8 +55,3 @@ def told(message: str, options: Iterable[str]) -> str:
             expected = " or ".join(_WORDS[t] for t in types if t != "NoneType")
             return f"{match[1]}: expected {expected}, got {value[1]!r}"
     return " ".join(message.split())
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

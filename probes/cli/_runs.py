@@ -25,7 +25,10 @@ def predict(run: str, images: list[str] = [], seeds: int | None = None, first_se
         device: cpu, cuda or auto
     """
     from .._probe import load
+    from .._results import check_picture
 
+    if not images:                                  # before anything is drawn
+        check_picture(output := output or "prediction.png")
     if images and (beside := [f"--{name}" for name, value in dict(seeds=seeds, first_seed=first_seed, classes=classes).items()
                               if value is not None]):
         raise ValueError(f"images: with photographs nothing is drawn; leave {' and '.join(beside)} out")
@@ -39,7 +42,6 @@ def predict(run: str, images: list[str] = [], seeds: int | None = None, first_se
 
     from .._files import write_bytes_atomically
 
-    output = output or "prediction.png"
     first_seed, seeds = first_seed or 0, 8 if seeds is None else seeds
     prediction = probe.predict(range(first_seed, first_seed + seeds), classes)
     prediction.save_picture(output)

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._quantiles import quantiles
+
 _INVALID = -0.55  # the grey of pixels without a value
 
 
@@ -67,7 +69,7 @@ def error_range(map: Any) -> float:
     """The default `high` of error maps, a number fit for a caption: their 99th percentile, two digits, rounded up."""
     value = _tensor(map, "error")
     value = value[value.isfinite()]
-    top = float(_quantile(value, 0.99)) if value.numel() else 0.0
+    top = float(quantiles(value[None], (0.99,))[0]) if value.numel() else 0.0
     if top <= 0:
         return 1.0
     digit = 10.0 ** (np.floor(np.log10(top)) - 1)
@@ -93,15 +95,11 @@ def _range(maps: Sequence[Tensor], log: bool = False) -> tuple[Tensor, Tensor]:
         value = value[value.isfinite()]
         if log:
             value = value[value > 0].log()
-        low, top = (_quantile(value, 0.005), _quantile(value, 0.995)) if value.numel() else (0.0, 1.0)
+        low, top = quantiles(value[None], (0.005, 0.995)) if value.numel() else (0.0, 1.0)
         ends.append((float(low), float(top)))
     low, top = torch.tensor(ends)[:, :, None, None, None].unbind(1)
     flat = top - low < 1e-6  # a constant map lands in the middle
     return torch.where(flat, low - 0.5, low), torch.where(flat, low + 0.5, top)
-
-
-def _quantile(value: Tensor, q: float) -> float:
-    return float(np.quantile(value.numpy(), q))  # torch.quantile refuses more than 16M values
 
 
 @lru_cache(maxsize=4)

@@ -45,7 +45,7 @@ def _compared(row: Row, cell: Cell, known: Known) -> list[tuple[str, str | None,
     which, labels = json.dumps([name, options], sort_keys=True), f"teacher {teacher}"
     if row["fingerprint"] and which not in known:
         known[which] = _fingerprint(name, options)
-    if then and labels not in known:
+    if then and teacher != EXACT and labels not in known:
         known[labels] = _teacher_fingerprint(teacher)
     return [(f"generator {name}", row["fingerprint"], known.get(which)),
             (labels, then, then if teacher == EXACT else known.get(labels))]         # exact maps are the data's
@@ -58,8 +58,8 @@ def _fingerprint(name: str, options: dict) -> str | None:
         return None
 
 
-def _teacher_fingerprint(name: str | None) -> str | None:
+def _teacher_fingerprint(name: str) -> str | None:
     try:
-        return None if name in (None, EXACT) else get_teacher(name).fingerprint
+        return get_teacher(name).fingerprint
     except (ValueError, OSError, RuntimeError, ImportError):
         return None
